@@ -12,7 +12,7 @@ settings.py       Settings of the server: flags, environment variables, document
 batching/         Queue, admission and batches of texts
 bulk/             Encoding of large data sets
 commands/         Command line
-compare/          Compares a new bundle or server with the one that it would replace
+compare/          Compares a new bundle or server with the one in use
 devices/          Devices: in this process, or in worker processes
 documents/        Document store, filters, full-text search, chunking
 http/             Connections, routes, web page
@@ -22,6 +22,6 @@ live/             Writable index on the local disk
 milvus/           Index in Milvus
 offline/          Drift reports and training data from logs
 search/           Interface of search backends, and hybrid search
-service/          State of a server, and what handles its requests
+service/          State of a server, and the objects that handle its requests
 telemetry/        Metrics, logs and traces
 """

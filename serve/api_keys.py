@@ -1,6 +1,6 @@
-"""API keys: check which clients may send requests. Without any key, every client that reaches the server may.
+"""API keys: check which clients may send requests. Without any key, every client that reaches the server may do so.
 
-Admin keys permit the /admin/ routes. Write keys permit changes to the index; so do admin keys.
+Admin keys permit the /admin/ routes. Write keys and admin keys permit changes to the index.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 A page of any site can send requests to http://127.0.0.1. With a host name of its own that resolves to that address, it
 can also read the responses (DNS rebinding). With API keys a page would need a key, so nothing is checked.
 
-Other programs are not affected: they send neither Origin nor Sec-Fetch-Site, and name the address they connect to. The
-content type cannot be used as a criterion: `curl --data` sends that of a form, which a page can send as well.
+Other programs are not affected: they send neither Origin nor Sec-Fetch-Site, and their Host header is the address that
+they connect to. The content type cannot be used as a criterion, because `curl --data` sends the content type of a form,
+and a page can send the same one.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _is_address(name: str) -> bool:
 
 
 def _is_loopback(scope: Mapping[str, Any]) -> bool:
-    """Return whether the connection came to an address that only this machine can reach, as a browser's does."""
+    """Return whether the client connected to a loopback address, which only programs on this machine can reach."""
     server: Sequence[object] | None = scope.get("server")
     name = str(server[0]) if server else ""
     return _is_address(name) and ip_address(name).is_loopback

@@ -59,7 +59,7 @@ def run(settings: Settings) -> None:
 def _run(settings: Settings, began: float) -> None:
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it did not find
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients must not be able to fill the log
-    # Otherwise each counter has a second series, which no query of ours uses.
+    # Otherwise each counter has a second series (its creation time), which none of our queries uses.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     _allow_files(settings.connections + PROBE_CONNECTIONS + _FILES)
     listener = bind_socket(settings.host, settings.port)

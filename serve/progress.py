@@ -21,7 +21,7 @@ def bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
 
 
 class ProgressCounter:
-    """Counts what a run has encoded, in how many seconds, and what an earlier run had done. Thread-safe."""
+    """Counts the texts and tokens that a run encoded, its seconds, and the texts of an earlier run. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -352,7 +352,7 @@ class Settings:
 
     @property
     def workers(self) -> tuple[device.DeviceAddress, ...]:
-        """Devices that run in a worker process each. Empty: the model runs inside this process."""
+        """Devices, each with its own worker process. Empty: the model runs inside this process."""
         return () if self.devices in _IN_PROCESS else device.several(self.devices)
 
     def lines(self) -> list[str]:

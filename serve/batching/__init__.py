@@ -7,5 +7,5 @@ executor.py        Runs batches, one thread per device stream
 model_client.py    Tokenises and encodes the texts of requests
 pending.py         In-flight requests, and the routing of batch results to them
 priority_queue.py  Selects the texts of the next batch
-retry.py           Which batches to try next after a failure
+retry.py           Selects the batches to run after a failure
 """

@@ -85,7 +85,7 @@ class AdmissionController:
         return QueuePermit(self, texts, paced)
 
     def limit(self, lane: Priority) -> int:
-        """Return how many texts may be in the queue before this lane is refused."""
+        """Return the maximum number of texts in the queue at which requests of this lane are accepted."""
         return (
             self.capacity if lane is Priority.INTERACTIVE else self.capacity - self.capacity // BULK_RESERVED_FRACTION
         )

@@ -41,7 +41,7 @@ class DeviceSlot(Generic[RequestT]):
 
 
 class PinnedQueue(Generic[RequestT]):
-    """Batches that must run on one given device, such as canary texts. Each is a batch of its own, mostly of one text.
+    """Batches that must run on one given device, such as canary texts. Each is a separate batch, mostly of one text.
 
     They run when the queue is empty, or after at most MAX_INTERACTIVE_STREAK other batches, so that canaries also run
     under load.
@@ -73,7 +73,10 @@ class PinnedQueue(Generic[RequestT]):
 
 
 class BatchDispatcher(Generic[RequestT]):
-    """Thread-safe. `next_batch` blocks a stream until a batch is ready; `put` and `put_pinned` never block."""
+    """Gives batches to streams. Thread-safe.
+
+    `next_batch` blocks a stream until a batch is ready; `put` and `put_pinned` never block.
+    """
 
     def __init__(self, devices: Sequence[ServingDevice], queue: PriorityQueue[RequestT]) -> None:
         self._lock = Lock()

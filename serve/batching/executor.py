@@ -64,7 +64,7 @@ class BatchExecutor:
 
     @property
     def alive(self) -> bool:
-        """Whether all streams still run, and none hangs so that only a restart of this process can free it."""
+        """Whether all streams still run, and no device is stuck until this process restarts."""
         return all(thread.is_alive() for thread in self._threads) and not any(
             each.stuck for each in self.serving_devices
         )
@@ -88,7 +88,7 @@ class BatchExecutor:
     async def encode(self, permit: QueuePermit, tokens: TokenBatch, lane: Priority, *, counted: bool = True) -> Vectors:
         """Return (n, dim) float32 rows in the order of `tokens`. Raises EngineFailed.
 
-        If the caller is cancelled, those of its texts that are not in a batch yet are dropped without being computed.
+        If the caller is cancelled, its texts that are not yet in a batch are dropped and not computed.
         """
         assert permit.texts == len(tokens), "a permit admits exactly its own texts"
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
@@ -112,7 +112,7 @@ class BatchExecutor:
         return self._layout
 
     def exclude(self, shapes: Sequence[PaddedShape]) -> None:
-        """Use these batch shapes no more. Call it on the event loop."""
+        """Stop using these batch shapes. Call it on the event loop."""
         self._layout = self._layout.without(shapes)
         self._router.layout = self._layout
         self._excluded_shapes.set(len(self._layout.wrong))
@@ -120,8 +120,8 @@ class BatchExecutor:
     async def encode_on(self, device: str, tokens: TokenBatch) -> Vectors:
         """Return (n, dim) float32 rows of these texts, computed as one batch on the given device. Raises EngineFailed.
 
-        `device` is one of `devices`. No permit is needed, because a queue full of requests says nothing about the
-        device. Run at most one such batch per device at a time.
+        `device` is one of `devices`. No permit is needed, so that a device can be checked while the queue is full.
+        Run at most one such batch per device at a time.
         """
         request = PendingRequest(
             len(tokens), self._dimension, asyncio.get_running_loop().create_future(), counted=False

@@ -155,7 +155,7 @@ class InferenceClient:
     ) -> ResultT:
         """Run work that needs only the tokeniser in the tokeniser threads.
 
-        It needs a permit as all other work does: the permits bound the queue of these threads.
+        It also needs a permit, because the permits limit the queue of these threads.
         """
         with self.admission.acquire(
             texts, lane or (Priority.INTERACTIVE if small else Priority.BULK), paced=False
@@ -199,7 +199,7 @@ class InferenceClient:
     def _require_tokens(self, tokens: TokenBatch) -> None:
         """Raise Invalid if a text has no tokens.
 
-        A model without special tokens makes none from an empty text, and there is no vector for no tokens.
+        A model without special tokens makes no tokens from an empty text, and a vector needs at least one token.
         """
         if [] in tokens.ids:
             raise Invalid(f"Text {tokens.ids.index([])} is empty for this model: leave it out.", "input")

@@ -1,4 +1,4 @@
-"""Priority queue: selects the texts of the next batch. Pure.
+"""Priority queue: selects the texts of the next batch.
 
 There are two lanes (interactive and bulk). A batch starts with the oldest text of a lane and is filled with texts of
 similar length. There is no wait timer: a free stream takes the texts that are queued. While all streams are busy, texts
@@ -27,7 +27,7 @@ SHRINK = 4
 
 # A lane with more texts than this drops the texts of cancelled requests on `put`. Streams also drop them, but they
 # take no text while all devices are down. Clients that time out and retry then add texts without end, because a
-# cancelled request gives back its permit.
+# cancelled request releases its permit.
 PURGE_THRESHOLD = 1_000
 
 
@@ -54,7 +54,7 @@ class QueuedText(Generic[RequestT]):
 
 
 class PriorityQueue(Generic[RequestT]):
-    """Not thread-safe: the caller holds a lock.
+    """Queue with two lanes. Not thread-safe: the caller must hold a lock.
 
     Interactive texts have priority, but a bulk batch runs after at most MAX_INTERACTIVE_STREAK interactive batches.
     """
@@ -102,7 +102,7 @@ class PriorityQueue(Generic[RequestT]):
 
 
 class _OrderedQueue(Generic[RequestT]):
-    """The texts of one lane, by arrival and by length. A text taken from one order is removed from the other lazily."""
+    """The texts of one lane, by arrival and by length. A text taken from one order is removed from the other later."""
 
     def __init__(self) -> None:
         self._arrivals: deque[QueuedText[RequestT]] = deque()
@@ -133,7 +133,7 @@ class _OrderedQueue(Generic[RequestT]):
     def _drop_cancelled(self) -> None:
         """Drop the texts of cancelled requests.
 
-        The next time is when the queue has doubled, so that the cost per added text stays constant.
+        This runs again when the queue has doubled, so that the cost per added text stays constant.
         """
         remaining = self.present()
         self._arrivals, self._by_length, self._lengths, self.held = deque(), {}, [], 0

@@ -1,9 +1,10 @@
-"""Retries: which batches to try next when a batch failed or its device died, until only the faulty text fails. Pure.
+"""Retries: selects the next batches after a batch failed or its device died, until only the faulty text fails.
 
 A failed batch is split in half until single texts fail. A batch whose device died is retried once unchanged, alone on a
 device, and on another device if there is one. If that device also dies, each text of the batch is retried alone on a
-device, because halving would cost one restart per step. A text fails if a device dies with it alone, after it was part
-of a batch that two devices died with. So one faulty text among n costs 3 device restarts, or 2 log2(n) batches.
+device, because halving would cost one restart per step. A text fails if it was part of a batch with which two devices
+died, and a device then dies with this text alone. So one faulty text among n costs 3 device restarts if devices die, or
+2 log2(n) batches if batches fail.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class BatchJob(Generic[RequestT]):
 
     @property
     def quarantined(self) -> bool:
-        """Whether it must run alone on its device: a death then has one cause, and harms no other batch."""
+        """Whether it must run alone on its device: a death then has one cause, and affects no other batch."""
         return self.device_losses > 0
 
     @property
@@ -37,7 +38,7 @@ class BatchJob(Generic[RequestT]):
 
 
 def jobs_after_error(job: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
-    """Return the batches that replace a batch that failed; none if its only text is the cause."""
+    """Return the batches to run instead of a batch that failed; none if its only text is the cause."""
     texts, middle = job.texts, len(job.texts) // 2
     if not middle or job.pinned_to:
         return ()
@@ -45,7 +46,7 @@ def jobs_after_error(job: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
 
 
 def jobs_after_device_loss(job: BatchJob[RequestT]) -> tuple[BatchJob[RequestT], ...]:
-    """Return the batches that replace a batch that a device died with; none if its only text is the cause."""
+    """Return the batches to run instead of a batch whose device died; none if its only text is the cause."""
     if job.pinned_to:
         return ()
     if job.device_losses + 1 < MAX_DEVICE_LOSSES:

@@ -10,7 +10,7 @@ FORMAT = 1
 
 
 class EncodeOptions(ManifestRecord, frozen=True):
-    """Options of the user. `dimensions` and `prompt_name` None mean the model's default."""
+    """Options of the user. If `dimensions` or `prompt_name` is None, the model's default is used."""
 
     code: VectorCode = VectorCode.FLOAT32
     layout: OutputFormat = OutputFormat.NPY

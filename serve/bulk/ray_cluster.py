@@ -1,7 +1,7 @@
 """Bulk encoding on a Ray cluster, with one encoder per device on every node. This process writes their shards.
 
-It uses Ray's actors and calls, and not Ray Data, because Ray Data requires pandas, and because work of a lost node
-waits there until all other work is done (Ray 2.60). Here it goes to another encoder at once.
+It uses Ray's actors and calls, and not Ray Data. Ray Data requires pandas, and repeats the work of a lost node only
+after all other work is done (Ray 2.60). Here this work goes to another encoder at once.
 
 Only this process reads the input and writes the folder, as in a run without Ray. The nodes need only the bundle, at the
 same path. Ray's usage statistics are disabled.
@@ -66,8 +66,8 @@ except ModuleNotFoundError:
 
 _JOBS_PER_ENCODER = 2  # one shard is computed while the next is tokenised
 _SCAN_SECONDS = 5.0  # interval between two scans for nodes
-_MAX_IDLE_SECONDS = 300.0  # how long to wait without any encoder
-# After a lost encoder its device gets another after this time: by then Ray knows whether the node is alive.
+_MAX_IDLE_SECONDS = 300.0  # maximum wait without any encoder
+# A device with a lost encoder gets a new one after this time: by then Ray knows whether the node is alive.
 _REOPEN_SECONDS = 30.0
 _MAX_DEVICE_LOSSES = 4  # after this many lost encoders the device itself is considered the cause
 
@@ -103,7 +103,7 @@ class RayEncoderPool:
 
     bundle: Bundle
     spec: RayEncoderSpec
-    check: Callable[[], None]  # raises KeyboardInterrupt if Ray has swallowed one
+    check: Callable[[], None]  # raises KeyboardInterrupt if Ray received one and ignored it
     _slots: dict[RayDevice, RayEncoderSlot] = field(default_factory=dict)
     _opening: dict[Any, RayEncoderSlot] = field(default_factory=dict)
     _rejected: dict[RayDevice, EmbedshipError] = field(default_factory=dict)

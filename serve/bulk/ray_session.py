@@ -28,7 +28,7 @@ _STORE_BYTES = 256 << 20  # object store of a `local` cluster, for shards in pro
 
 
 class InterruptHandler:
-    """Records Ctrl-C, because Ray code can swallow the KeyboardInterrupt (a destructor does)."""
+    """Records Ctrl-C, because Ray code can catch and ignore the KeyboardInterrupt (a destructor does)."""
 
     def __init__(self) -> None:
         self._interrupted = False
@@ -55,7 +55,9 @@ class InterruptHandler:
 
 @contextmanager
 def ray_session(address: str, bundle: Bundle, variant: str, device: str) -> Iterator[EncoderPool]:
-    """Yield the encoders of the cluster at `address`, at least one of them open. On exit everything started is stopped.
+    """Yield the encoders of the cluster at `address`, at least one of them open.
+
+    On exit, the encoders and a cluster that was started here are stopped.
 
     Raises UsageError if there is no cluster or if it has no such device, and every error of opening an encoder.
     """
@@ -66,11 +68,12 @@ def ray_session(address: str, bundle: Bundle, variant: str, device: str) -> Iter
     _configure_ray(address)
     from embedship.serve.bulk import ray_cluster
 
-    # Ray prints the last log lines of a lost node to stdout, which is for the result. Ray's own logs contain them also.
+    # Ray prints the last log lines of a lost node to stdout, but stdout must contain only the result. Ray's own logs
+    # also contain these lines.
     with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
         try:
             _join(address)
-            with InterruptHandler() as interrupts:  # after joining, because Ray then installs handlers of its own
+            with InterruptHandler() as interrupts:  # after joining, because Ray replaces signal handlers then
                 cluster = ray_cluster.RayEncoderPool(bundle, spec, interrupts.check)
                 cluster.open_first()
                 yield cluster
@@ -128,7 +131,7 @@ def _require_listener(address: str) -> None:
     if not host or not port.isdecimal():
         raise UsageError(f"--ray {address}: give HOST:PORT of the head node, {AUTO} or {LOCAL}")
     if host in ("localhost", _LOCALHOST):
-        host = ray.util.get_node_ip_address()  # as Ray itself does, whichever address its head listens on
+        host = ray.util.get_node_ip_address()  # as Ray itself does, for every address of its head node
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:

@@ -19,7 +19,7 @@ from embedship.serve.bulk.shards import EncodedShard, EncoderTraits, ShardJob, e
 
 
 class RayEncoderSpec(NamedTuple):
-    """What a node needs to open an encoder: bundle folder and digest, embedship version, variant and device."""
+    """Arguments to open an encoder on a node: bundle folder and digest, embedship version, variant and device."""
 
     bundle: Path
     digest: str
@@ -35,7 +35,7 @@ class RayEncoder:
         self._encoder: Encoder | None = None
 
     def open(self, spec: RayEncoderSpec, streams: int | None) -> EncoderTraits:
-        """Open and check the encoder. Raises MismatchError if version or bundle differ, and what the checks raise."""
+        """Open and check the encoder. Raises MismatchError if version or bundle differ, and errors of the checks."""
         with _errors_name_node():
             self._encoder = _open_encoder(spec, streams)
             return EncoderTraits.from_encoder(self._encoder)

@@ -1,6 +1,6 @@
 """Bulk run: encodes texts into a folder of shards. A run that is killed can be resumed, with identical bytes.
 
-    plan.json                 what determines the output; a resumed run must have the same plan
+    plan.json                 everything that determines the output; a resumed run must have the same plan
     ids.jsonl                 one id per line, in the order of the rows
     vectors-00000.npy         a shard, written under a temporary name and then renamed
     vectors-00000.json        hash and counts of the shard, written after it: it marks the shard as finished
@@ -140,7 +140,7 @@ def _count(source: TextSource, tokenizer: Tokenizer, prompt: str) -> int:
 
 
 def _require_own_folder(out: Path, force: bool) -> None:
-    """Raise UsageError unless the folder is empty or written by us. With `force`, vectors without a plan are ours."""
+    """Raise UsageError unless the folder is empty or has only files of a run. `force` allows shards without plan."""
     known = {MANIFEST, PLAN, IDS}
     foreign = [name for name in os.listdir(out) if name not in known and not name.startswith((".", "vectors-"))]
     known_run = force or any((out / name).exists() for name in known)
@@ -261,7 +261,7 @@ def _record_path(out: Path, number: int) -> Path:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Allow one run per folder. The lock is released when the process ends, in whatever way.
+    """Allow one run per folder. The lock is released when the process ends, also by a crash.
 
     Raises UsageError if another run has the lock, or if `out` is a file.
     """

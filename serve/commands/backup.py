@@ -161,14 +161,14 @@ def _require_absent(target: Path) -> None:
 
 
 def _unused_path(to: Path) -> Path:
-    """Return a path named by the current second that does not exist yet."""
+    """Return a path that does not exist yet. Its name is the current time in seconds."""
     timestamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     names = (timestamp if n == 0 else f"{timestamp}-{n}" for n in range(1_000))
     return next(to / name for name in names if not (to / name).exists())
 
 
 def _copy_consistently(folder: Path, target: Path) -> None:
-    """Copy a folder, again if it changed during the copy. Raises EmbedshipError after _TRIES attempts."""
+    """Copy a folder, and copy it again if it changed meanwhile. Raises EmbedshipError after _TRIES attempts."""
     for _ in range(_TRIES):
         try:
             if _copy_once(folder, target):
@@ -225,8 +225,8 @@ def _raise(error: OSError) -> None:
 def _delete_old(to: Path, new: Path, keep: int) -> list[str]:
     """Delete the oldest backups until `keep` are left, and return their names.
 
-    `new` is never deleted, even if its name sorts first because the clock was ahead once. Anything that is not a
-    backup of ours is left alone.
+    `new` is never deleted, even if older backups have later names because the clock was wrong. Folders and files that
+    are not backups of this command are kept.
     """
     backups = [path for path in to.iterdir() if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
     others = sorted((path for path in backups if path.name != new.name), key=_age, reverse=True)
@@ -237,7 +237,7 @@ def _delete_old(to: Path, new: Path, keep: int) -> list[str]:
 
 
 def _age(backup: Path) -> tuple[str, int]:
-    """Return the sort key of a backup: its second, and its number within that second."""
+    """Return the sort key of a backup: its time in seconds, and its number within that second."""
     timestamp, _, number = backup.name.partition("-")
     return timestamp, int(number or 0)
 

@@ -152,7 +152,7 @@ def encode(options: EncodeCommandOptions) -> None:
 
 @contextmanager
 def _open_encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -> Iterator[EncoderPool]:
-    """Open encoders that have passed the golden-text check. Without it, hours of wrong vectors could go unnoticed."""
+    """Open encoders that have passed the golden-text check. Without it, a run of hours could give wrong vectors."""
     if ray is not None:
         from embedship.serve.bulk.ray_session import ray_session
 

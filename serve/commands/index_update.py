@@ -71,7 +71,7 @@ def update(
     lines = updating.count(changes)  # reads the whole file, so that an invalid line is reported before any change
     with _open_index(index, opened) as backend, Encoder.open(opened, backend.manifest.variant) as encoder:
         shapes.ensure(encoder)
-        golden.check(encoder)  # a machine that computes wrong vectors must not build an index that others then use
+        golden.check(encoder)  # a machine that computes wrong vectors must not write to an index that others use
         with bar("updating", lines) as progress:
             updated = updating.update(backend, encoder, changes, progress)
         share = Settings(bundle=bundle).compact_share

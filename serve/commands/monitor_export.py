@@ -1,4 +1,4 @@
-"""Command `monitor export`: writes training data from what was observed in service."""
+"""Command `monitor export`: writes training data from the observations of a server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class TrainingExportReport(msgspec.Struct, frozen=True):
-    """Output of `--json`, also written next to the triplets to record what they were made from."""
+    """Output of `--json`, also written next to the triplets to record their sources."""
 
     triplets: int
     unlabelled: int

@@ -32,7 +32,7 @@ class ReferenceReport(msgspec.Struct, frozen=True):
     fingerprint: str
     queries: int  # in the file
     vectors: int  # distinct vectors stored
-    effective: float  # number of independent queries that they are worth
+    effective: float  # number of independent queries with the same statistical weight
     sessions: int | None
     days: float | None  # from the first query to the last
     false_alarms: str
@@ -89,7 +89,7 @@ def reference(
 
 
 def _fit(bundle: Bundle, log: QueryLog, accepted: FalseAlarms, seconds: float) -> DriftReference:
-    """Fit the reference on the most accurate variant, and store by how much each other variant shifts the mean."""
+    """Fit the reference on the most accurate variant. Also store the shift of the mean by each other variant."""
     from embedship import golden, shapes
     from embedship.encoder import Encoder
 
@@ -115,7 +115,7 @@ def _fit(bundle: Bundle, log: QueryLog, accepted: FalseAlarms, seconds: float) -
 
 
 def most_accurate_variant(bundle: Bundle) -> Variant:
-    """Return the variant with the highest mean cosine to the checkpoint; of equals the first, which is the plainest."""
+    """Return the variant with the highest mean cosine to the checkpoint; if several are equal, the first one."""
     return max(bundle.manifest.variants, key=lambda variant: round(variant.parity.mean, 6))
 
 
@@ -127,12 +127,12 @@ def runnable_variants(bundle: Bundle) -> list[Variant]:
 
 
 def nearest(bundle: Bundle) -> Variant:
-    """The variant whose vectors are most nearly the checkpoint's; of equals the one made first, the plainest."""
+    """Return the variant with the highest mean cosine to the checkpoint; if several are equal, the first one."""
     return max(bundle.manifest.variants, key=lambda variant: round(variant.parity.mean, 6))
 
 
 def runnable(bundle: Bundle) -> list[Variant]:
-    """The nearest one first, then the others that this machine can run."""
+    """Return the variant of `nearest`, then the others that this machine can run."""
     plain, here = nearest(bundle), hardware.machine()
     others = (v for v in bundle.manifest.variants if v is not plain and here.meets(v.needs))
     return [plain, *others]

@@ -27,7 +27,7 @@ def serve(**options: Any) -> None:
 
 
 def _signature() -> inspect.Signature:
-    """Return the signature that typer reads: BUNDLE is an argument, every other setting an option."""
+    """Return the signature that typer reads: BUNDLE is an argument, and every other setting is an option."""
     types = get_type_hints(Settings)
     return inspect.Signature([_parameter(field, types[field.name]) for field in dataclasses.fields(Settings)])
 

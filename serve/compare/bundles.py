@@ -34,7 +34,10 @@ _FOOTPRINT_TEXTS = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
-    """Inputs besides the queries. A variant of None is the chosen one. rounds 0 measures neither speed nor memory."""
+    """Inputs in addition to the queries.
+
+    If a variant is None, the chosen variant of the bundle is used. With `rounds` 0, speed and memory are not measured.
+    """
 
     sources: DocumentSources
     qrels: Path | None = None
@@ -55,7 +58,7 @@ class BundlePair(NamedTuple):
 def compare(
     old: Path, new: Path, questions: QuestionSet, limits: CompareThresholds, options: CompareOptions
 ) -> ComparisonResult:
-    """Compare two bundles. A worse NEW is reported, not raised.
+    """Compare two bundles. If NEW is worse, the report says so, and no error is raised.
 
     Raises UsageError for options that do not fit, UnsafeError for a damaged bundle or index, EngineError.
     """

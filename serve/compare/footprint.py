@@ -1,6 +1,6 @@
 """Peak memory of a process that opens a bundle and encodes texts.
 
-It is measured in a process of its own, because a heap does not shrink after other work:
+It is measured in a separate process, because the heap of this process does not shrink after earlier work:
 python -m embedship.serve.compare.footprint BUNDLE VARIANT < texts.json
 """
 
@@ -41,7 +41,7 @@ def measure_peak_memory(bundle: Bundle, variant: str, texts: Sequence[str]) -> i
 
 
 def parse_peak_memory(status: str) -> int:
-    """Return VmHWM of /proc/self/status in bytes. It starts at zero in a new program; getrusage includes the parent."""
+    """Return VmHWM of /proc/self/status in bytes. It starts at 0 in a new program; getrusage includes the parent."""
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 

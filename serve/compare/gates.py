@@ -44,14 +44,18 @@ def build_report(
     )
 
 
-# Minimum cosines of int8 to its checkpoint at export (Floors). Used for servers, which do not report floors.
+# Minimum cosines that the export requires between int8 vectors and the checkpoint's (Floors). Used for servers, because
+# they do not report floors.
 COSINE, COSINE_MEAN = 0.97, 0.99
 RECALL = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareThresholds:
-    """Limits of the gates. None: only reported, except min_recall, where it means RECALL if both are the same model."""
+    """Limits of the gates. If a limit is None, the value is reported and not checked.
+
+    Exception: min_recall None means RECALL if OLD and NEW are the same model.
+    """
 
     other_model: bool = False
     min_queries: int = 100
@@ -134,7 +138,7 @@ def check_model(old: ComparedSide, new: ComparedSide, limits: CompareThresholds)
 
 
 def fail_without_index() -> GateResult:
-    """Return the failed gate for two servers of which only OLD has an index."""
+    """Return the failed gate for the case that only OLD has an index."""
     return GateResult("ranking", False, "OLD answers /search and NEW has no index: serve NEW with --index.")
 
 
@@ -232,7 +236,8 @@ def _check_metric(name: str, metric: MetricComparison, queries: int, max_drop: f
 def check_drift(states: DriftStates) -> GateResult:
     """Check that NEW does not move the queries further from OLD's reference than OLD does.
 
-    Queries that also drift with OLD are not a fault of NEW. The gate fails if NEW's effect exceeds OLD's by `floor`.
+    Queries that also drift with OLD are not a fault of NEW. The gate fails if NEW's state is WARN and its effect
+    exceeds OLD's by more than `floor`.
     """
     effects = (
         f"the mean moved by {states.new_effect:.3f} standard deviations with NEW, {states.old_effect:.3f} with OLD"

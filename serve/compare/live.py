@@ -45,7 +45,7 @@ class _LiveAnswer(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class ComparedServer:
-    """One of the two servers and its answers so far. None is a failed request."""
+    """One of the two servers and its answers so far. An answer None means that the request failed."""
 
     client: ServerClient
     info: schemas.Info
@@ -76,7 +76,7 @@ class ComparedServer:
 def compare(
     old: ServerClient, new: ServerClient, questions: QuestionSet, limits: CompareThresholds
 ) -> ComparisonResult:
-    """Compare two servers. A worse NEW is reported, not raised.
+    """Compare two servers. If NEW is worse, the report says so, and no error is raised.
 
     Raises EngineError if a server does not answer /info, UsageError if it requires an API key or if labels cannot be
     used.
@@ -108,7 +108,7 @@ def _side(server: ComparedServer) -> ComparedSide:
 
 
 def _send_queries(old: ComparedServer, new: ComparedServer, questions: QuestionSet, search: bool) -> None:
-    """Send one request at a time. OLD and NEW alternate in being first, so that neither has an advantage."""
+    """Send one request at a time. The server that is asked first alternates, so that neither has an advantage."""
     for server in (old, new):
         server.client("/embed", list[list[float]], {"inputs": [questions.texts[0]]})  # warm-up
     with bar("queries", len(questions)) as advance:

@@ -15,7 +15,7 @@ _PILOT_TEXTS = 64
 
 
 def measure_speedup(old: Encoder, new: Encoder, texts: Sequence[str], rounds: int) -> SpeedRatio:
-    """Return NEW's texts per second divided by OLD's, one ratio per round. They alternate in running first."""
+    """Return NEW's texts per second divided by OLD's, one ratio per round. OLD runs first in every second round."""
     pilot = list(islice(cycle(texts), _PILOT_TEXTS))
     slowest = max(min(_seconds(encoder, pilot) for _ in range(2)) for encoder in (old, new))
     batch = list(islice(cycle(texts), max(_PILOT_TEXTS, int(_PILOT_TEXTS * _ROUND_SECONDS / slowest))))

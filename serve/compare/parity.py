@@ -38,7 +38,7 @@ def cosine_floor(old: Encoder, new: Encoder) -> CosineFloor:
 
 
 def measure_drift(old: Encoder, new: Encoder, old_vectors: Vectors, new_vectors: Vectors) -> DriftStates | None:
-    """Test vectors (n, d) of the same queries by OLD and NEW against OLD's reference; None if OLD has no reference."""
+    """Test OLD's and NEW's vectors (n, d) of the same queries against OLD's reference. Return None if it has none."""
     reference = references.find(old.bundle)
     if reference is None:
         return None

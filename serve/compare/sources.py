@@ -36,7 +36,7 @@ class RankedSource(Protocol):
 
 
 class SourcePair(NamedTuple):
-    """OLD's source, which is searched exactly, and NEW's, which is if `exact`. `what` describes both searches."""
+    """Sources of OLD and NEW. OLD's is searched exactly, NEW's only if `exact`. `what` describes both searches."""
 
     old: RankedSource
     new: RankedSource
@@ -119,7 +119,7 @@ def normalise_for_comparison(encoder: Encoder, vectors: Vectors) -> Vectors:
 def open_sources(paths: DocumentSources, old: Encoder, new: Encoder, stack: ExitStack) -> SourcePair | None:
     """Open the documents for OLD and NEW; None if the user gave neither an index nor a corpus.
 
-    Raises UsageError, MismatchError and UnsafeError as opening an index does.
+    Raises UsageError, and the errors of opening an index: MismatchError, UnsafeError.
     """
     if paths.corpus:
         corpus = CorpusFile(paths.corpus, paths.with_title)

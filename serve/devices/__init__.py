@@ -1,7 +1,7 @@
 """Devices that compute batches: the streams of an engine in this process, or one supervised worker process per device.
 
 fleet.py            Opens all devices of a model and checks them with golden texts
-hang_detector.py    Compares how long forward passes run with how long they may run
+hang_detector.py    Compares the duration of forward passes with their time limits
 local.py            A device that is one stream of the engine in this process
 process.py          The server's side of one worker process
 supervision.py      Starts, checks, watches, kills and restarts worker processes
@@ -30,7 +30,7 @@ class DeviceDown(EngineError):
 
 
 class ServingDevice(Protocol):
-    """An engine with a name, which may go down and come up again, and whose forward passes are timed."""
+    """An engine with a name and with timed forward passes. It can go down and come up again."""
 
     name: str
     hang_detector: HangDetector
@@ -41,7 +41,7 @@ class ServingDevice(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic that the device really runs."""
+        """The numerical precision that the device really uses."""
 
     @property
     def up(self) -> bool:
@@ -49,14 +49,14 @@ class ServingDevice(Protocol):
 
     @property
     def stuck(self) -> bool:
-        """Whether a forward pass hangs that only a restart of this process can end."""
+        """Whether a forward pass hangs, and only a restart of this process can end it."""
 
     @property
     def restarts(self) -> int:
         """How often its worker process was restarted."""
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Register `changed`, which is called, from any thread, each time `up` has changed."""
+        """Register a function to call each time `up` has changed. It can be called from any thread."""
 
     def encode(self, batch: Batch) -> Vectors:
         """Return (n, dim) float32 rows in the order of the batch.

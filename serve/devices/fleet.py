@@ -30,7 +30,7 @@ class DevicePool:
 
     def __init__(self, devices: Sequence[ServingDevice], checked: GoldenCheck) -> None:
         self.devices = tuple(devices)
-        self.checked = checked  # the worst golden check of all devices
+        self.checked = checked  # the lowest cosines of all devices
 
     @property
     def streams(self) -> int:
@@ -95,7 +95,7 @@ def processes(
 
 
 def _streams_per_device(devices: Sequence[DeviceAddress], requested: int | None) -> int:
-    """Return the streams per device. `requested` is the total for all devices, None for the number they can use."""
+    """Return the streams per device. `requested` is the total for all devices; None: as many as they can use."""
     total = requested or default_streams(devices[0])
     separate = devices[0].kind is not DeviceKind.CPU and not requested
     return total if separate else max(1, total // len(devices))

@@ -1,4 +1,4 @@
-"""Hang detector: compares how long the forward passes of a device run with how long they may run. Pure."""
+"""Hang detector: compares the duration of each running forward pass of a device with its time limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WEIGHT = 0.1
 
 
 class HangDetector:
-    """Thread-safe.
+    """Measures the forward passes of one device. Thread-safe.
 
     >>> now = [0.0]
     >>> detector = HangDetector(10.0, clock=lambda: now[0])
@@ -53,7 +53,7 @@ class HangDetector:
                 self._record(self._clock() - started, tokens if ended else 0)
 
     def stalled_seconds(self) -> float | None:
-        """Return for how many seconds the oldest pass beyond its limit has been running; None if none is beyond it."""
+        """Return the age in seconds of the oldest running pass that exceeds its limit; None if no pass exceeds it."""
         with self._lock:
             now = self._clock()
             late = [now - started for started, tokens in self._running.values() if now - started > self._limit(tokens)]

@@ -1,4 +1,4 @@
-"""A device that is one stream of the engine in this process. If it hangs, only a restart of the process ends that."""
+"""A device that is one stream of the engine in this process. If it hangs, only a restart of the process helps."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ _ERRORS: dict[int, type[EmbedshipError]] = {
 class WorkerProcess:
     """A worker process. It is an Engine once `open` has returned.
 
-    The process is a fresh interpreter and never a fork, because threads, CUDA and FAISS do not survive a fork. Create
-    it on a thread that outlives it: Linux kills the process when that thread ends. Raises EngineError if the operating
+    The process is a new interpreter and never a fork, because threads, CUDA and FAISS do not work after a fork. Create
+    it on a thread that lives longer: Linux kills the process when that thread ends. Raises EngineError if the operating
     system cannot start a process.
     """
 
@@ -107,7 +107,7 @@ class WorkerProcess:
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
-            # A driver may keep it in the kernel. Its device gets a new process all the same.
+            # A driver may keep the process in the kernel. The device gets a new process anyway.
             logger.error("the worker process of %s, pid %d, was killed and has not ended", self.name, self.pid)
 
     def _send(self, channel: Connection, raw: bytes) -> None:

@@ -63,8 +63,8 @@ class RestartBackoff:
 class SupervisedDevice:
     """A device whose engine runs in a worker process.
 
-    `launch` creates a worker, and `prove` raises an EmbedshipError unless the worker returns the golden vectors. An own
-    thread starts and watches the processes; the streams call `encode`.
+    `launch` creates a worker, and `prove` raises an EmbedshipError unless the worker returns the golden vectors. A
+    separate thread starts and watches the processes; the streams call `encode`.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SupervisedDevice:
         self._thread.start()
 
     def wait_until_open(self) -> GoldenCheck:
-        """Wait for the first start and return its golden check. Raises its EmbedshipError; it is then not retried."""
+        """Wait for the first start and return its golden check. If it fails, raise its EmbedshipError; no retry."""
         self._first_start_done.wait()
         if isinstance(self._first, GoldenCheck):
             return self._first

@@ -62,7 +62,8 @@ def main(arguments: list[str]) -> None:
     """Run a worker process with the arguments NAME CONTROL CHANNEL..."""
     name, *descriptors = arguments
     control, *channels = (Connection(int(each)) for each in descriptors)
-    # Ctrl-C and a stop of the process group also reach this process. The parent finishes its requests and ends it.
+    # Ctrl-C and SIGTERM to the process group also reach this process, and are ignored: the parent finishes its
+    # requests, and then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logs.configure_logging(LogFormat(os.environ.get(logs.VARIABLE, LogFormat.TEXT)), name)
@@ -95,8 +96,9 @@ def _serve(channel: Connection, engine: Engine, probe: Batch) -> None:
     except (EOFError, OSError):
         return  # the parent has ended, or has closed the connection to end this process
     except EngineError:
-        # A batch may fail because of its texts. An engine that also fails on a golden text is broken for good, as a GPU
-        # is after an illegal memory access. The parent notices that this process ends, and retries on a new one.
+        # A batch may fail because of its texts. An engine that also fails on a golden text is broken permanently, for
+        # example a GPU after an illegal memory access. The parent notices that this process ends, and retries the batch
+        # on a new one.
         logger.exception("the engine also fails on golden texts: this worker process ends")
         os._exit(1)
 
@@ -123,7 +125,7 @@ def _exit_when_closed(control: Connection) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Have Linux kill this process when the thread that started it ends, even while it is stopped or hangs."""
+    """Let Linux kill this process when the thread that started it ends, even if this process is stopped or hangs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

@@ -1,8 +1,8 @@
-"""The wire format between the server and a worker process: batches and vectors as plain bytes, without pickle. Pure.
+"""The wire format between the server and a worker process: batches and vectors as plain bytes, without pickle.
 
 A batch is `number, rows, width`, two (rows, width) int64 arrays (input ids, attention mask) and, for pairs, (rows,)
-int64 turns. An answer is `number, kind, rows, width` and (rows, width) float32 vectors, or an error message. Both ends
-run on one machine and have one version, so the bytes are in native order.
+int64 turns (positions where the second texts begin). An answer is `number, kind, rows, width` and (rows, width) float32
+vectors, or an error message. Both ends run on one machine and have one version, so the bytes are in native order.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from embedship.errors import UsageError
 from embedship.files import jsonl
 from embedship.serve.documents.store import NUL, Document
 
-_MAX_NAMED = 10  # ids of skipped documents that are kept; further ones are only counted
+_MAX_NAMED = 10  # number of ids of skipped documents that are kept; other skipped documents are only counted
 
 
 class _DocumentLine(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class SkippedDocuments(msgspec.Struct, frozen=True):
     """Documents that were skipped because they contain no text. Standard corpora contain some."""
 
     documents: int = 0
-    ids: tuple[str, ...] = ()  # of the first ones
+    ids: tuple[str, ...] = ()  # of the first _MAX_NAMED skipped documents
 
     def add(self, id: str) -> SkippedDocuments:
         return SkippedDocuments(self.documents + 1, (*self.ids, id)[:_MAX_NAMED])

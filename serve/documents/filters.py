@@ -91,7 +91,7 @@ def metadata_pairs(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tu
 
 
 def bound(value: Scalar) -> Scalar:
-    """Return the value as SQLite can store it."""
+    """Return the value in a form that SQLite can store."""
     if not isinstance(value, int) or value in _INTEGERS:
         return value
     return float(min(max(value, -_LARGEST), _LARGEST))

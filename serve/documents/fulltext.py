@@ -21,11 +21,12 @@ from embedship.serve.documents import filters
 from embedship.serve.documents.filters import Allowed, Filter, UnknownField
 from embedship.serve.documents.store import connect
 
-# Words of one text that are searched. A query has about ten words, a pasted page thousands; each costs a posting list.
+# Maximum number of words of one text that are searched. A query has about ten words, a pasted page has thousands, and
+# the search reads one posting list per word.
 MAX_WORDS_PER_TEXT = 64
 
-# Words of all texts of one request together: 64 texts of 64 words. 0.28 CPU seconds were measured for a text of the 64
-# most frequent words of 20,000 documents.
+# Maximum number of words in all texts of one request: 64 texts of 64 words. A search for the 64 most frequent words of
+# 20,000 documents took 0.28 s of CPU time.
 MOST_SEARCHED = 4_096
 
 # A longer text is counted as MAX_WORDS_PER_TEXT words without reading it.
@@ -58,7 +59,9 @@ def too_many(texts: Sequence[str]) -> bool:
 
 
 def expression(text: str) -> str:
-    """Return the FTS5 query for any of the words. Words are quoted and other characters dropped: nothing is syntax.
+    """Return the FTS5 query that matches any word of the text.
+
+    Words are quoted and other characters are dropped, so that FTS5 reads no part of the text as an operator.
 
     >>> expression('symptoms of "gout" OR NEAR(')
     '"symptoms" OR "of" OR "gout" OR "OR" OR "NEAR"'
@@ -85,7 +88,7 @@ class KeywordIndex:
 
     @classmethod
     def open(cls, path: Path, size: int) -> Self:
-        """Open words and facts. Raises UsageError if SQLite has no FTS5, UnsafeError for a damaged file."""
+        """Open the tables of words and facts. Raises UsageError if FTS5 is missing, UnsafeError for a damaged file."""
         connection = connect(path)
         try:
             connection.execute("SELECT rowid FROM words LIMIT 1").fetchone()
@@ -146,7 +149,7 @@ class KeywordIndex:
         return mask
 
     def _require_known(self, wanted: Filter | None) -> None:
-        """Raise UnknownField for a field that no document has. It would match nothing, and look like a valid filter."""
+        """Raise UnknownField for a field that no document has. Otherwise a misspelt field would just match nothing."""
         for name in wanted or ():
             with self._lock:
                 if self._connection.execute("SELECT 1 FROM facts WHERE name = ? LIMIT 1", [name]).fetchone():

@@ -199,7 +199,7 @@ def distrust(connection: sqlite3.Connection) -> None:
 def demand_schema(connection: sqlite3.Connection, path: Path, statements: Sequence[str]) -> None:
     """Raise UnsafeError unless the schema of the file is exactly what these statements create.
 
-    A view in the place of a table may never end, and a trigger runs with every write.
+    If a view replaced a table, reading it might never end; a trigger would run with every write.
     """
     actual, expected = _schema(connection), _created(tuple(statements))
     if different := sorted(f"{kind} {name}" for kind, name, _ in actual ^ expected):

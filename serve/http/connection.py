@@ -63,7 +63,7 @@ class ConnectionLimiter:
         self._unread.pop(connection, None)
 
 
-# Extra connections above the limit, for health checks: a server at its limit must not look dead.
+# Extra connections above the limit, for health checks: a server at its limit must still answer them.
 PROBE_CONNECTIONS = 32
 PROBES = frozenset({b"/health", b"/ready", b"/metrics"})
 
@@ -105,7 +105,7 @@ class HttpConnection(HttpToolsProtocol):
 
     @property
     def _too_many(self) -> bool:
-        """Whether this connection is above the limit. It no longer is when enough others have closed."""
+        """Whether this connection is above the limit. It no longer counts as such when enough others have closed."""
         return self._above_limit and self._excess > 0
 
     @property

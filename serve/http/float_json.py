@@ -25,7 +25,7 @@ def shortest_decimals(vectors: Vectors) -> npt.NDArray[np.float64]:
 
 
 def to_json_rows(vectors: Vectors) -> list[list[float]]:
-    """Return each row of (n, dim) vectors as JSON that is already encoded, typed as the list that it represents.
+    """Return each row of (n, dim) vectors as encoded JSON. The declared type is the list that this JSON represents.
 
     Rows are encoded one at a time, so that other threads can run during a long response.
     """

@@ -37,7 +37,7 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 # Key in the scope of a request whose body did not arrive in time. An empty message wakes the code that waits for it.
 BODY_TIMEOUT = "embedship.late"
 
-# Most requests are answered before this, so they do not need a task that watches for a disconnect.
+# Most requests are answered within this time, so they do not need a task that watches for a disconnect.
 WATCH_AFTER_SECONDS = 0.05
 
 _IDS_CURE = (

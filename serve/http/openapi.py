@@ -77,7 +77,7 @@ _REQUEST_ID: Schema = {
     "schema": {"type": "string"},
 }
 
-# Names of classes that are different in the document, so that clients generated from older documents keep their names.
+# Classes that have another name in the document. It is the older name, so that generated clients stay valid.
 _COMPONENT_NAMES = {
     "BaselineChange": "Change",
     "DiagnosisCause": "Cause",

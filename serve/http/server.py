@@ -72,7 +72,7 @@ class MetricsListener(NamedTuple):
 
 
 class GracefulServer(uvicorn.Server):
-    """Serves `app` on `listener` until a signal arrives and the drain is over; `side`, if given, for the same time.
+    """Serves `app` on `listener`, and `side` if given, until a signal arrives and the drain is over.
 
     uvicorn gets a duplicate of the listener. Closing the duplicate detaches it from the event loop, while the kernel
     continues to accept connections for the original.

@@ -63,7 +63,7 @@ class IndexSize(NamedTuple):
 
 
 class Index(Protocol):
-    """Thread-safe: any number of searches may run at once. Each runs on the thread of its caller."""
+    """Searches vectors. Thread-safe: many searches may run at once, each on the thread of its caller."""
 
     @property
     def size(self) -> int: ...
@@ -86,7 +86,7 @@ class Index(Protocol):
         """
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
-        """Like `search`, but compare each query with every allowed vector. `search` is measured against this.
+        """Like `search`, but compare each query with every allowed vector. Used to measure the recall of `search`.
 
         Slow, with bounded memory. Meant for shadow queries, not for requests.
         """

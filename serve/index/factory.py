@@ -1,6 +1,6 @@
 """FAISS factory strings: which first stages are built from them, and which are refused.
 
-The first stage compares unit vectors by L2 distance, which ranks them as the cosine does. L2 is used because not every
+The first stage compares unit vectors by L2 distance, which gives the order of the cosine. L2 is used because not every
 FAISS index supports the inner product (IndexHNSWRaBitQ does not), and all of them support L2.
 """
 
@@ -20,7 +20,8 @@ _LISTS = (
     "IndexIVFPQ",
     "IndexIVFPQFastScan",
 )
-# FAISS cannot restrict these types to a set of rows: more rows are requested, and those not allowed are dropped.
+# FAISS cannot restrict these types to a set of rows, so more rows are requested, and rows that are not allowed are
+# dropped.
 UNMASKED = ("IndexRaBitQFastScan", "IndexPQFastScan")
 _SCANS = ("IndexFlatL2", "IndexFlat", "IndexScalarQuantizer", "IndexRaBitQ", *UNMASKED)
 
@@ -67,5 +68,5 @@ def is_float_graph(index: Any) -> bool:
 
 
 def kinds(index: Any) -> tuple[type, ...]:
-    """Return the types that an index like `index` may have on disk. A graph built on a GPU has a type of its own."""
+    """Return the types that an index like `index` may have on disk. A graph built on a GPU has a different type."""
     return (type(index), untyped.IndexHNSWCagra) if is_float_graph(index) else (type(index),)

@@ -36,7 +36,7 @@ def on_this_thread() -> None:
 
 
 def on_all_threads() -> None:
-    """Let a build use as many threads as this machine grants to the process."""
+    """Let a build use all cores that this process may use."""
     faiss.omp_set_num_threads(hardware.streams())
 
 
@@ -52,7 +52,7 @@ def selector(allowed: Allowed) -> Any:
 
 
 def save(write: Callable[[Any, str], None], index: Any, path: Path) -> None:
-    """Write an index. FAISS reports failures as pages of C++ text; they become an OSError with the last line."""
+    """Write an index. FAISS reports failures as long C++ texts; they become an OSError with the last line."""
     try:
         write(index, str(path))
     except RuntimeError as error:

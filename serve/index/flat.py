@@ -24,7 +24,7 @@ from embedship.serve.index.faiss_library import faiss
 from embedship.serve.index.manifest import STAGE
 from embedship.serve.index.recipe import IndexSpec
 
-# Rounding may swap rows at the edge of the k best, so this many more rows are fetched and ranked.
+# Rounding may swap rows at the end of the k best, so this many more rows are fetched and ranked.
 _SPARE = 16
 
 # Up to this many queries, one scan per query is faster than converting every block to float32 for a matrix product.

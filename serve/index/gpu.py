@@ -1,6 +1,6 @@
 """FAISS on a GPU, for faster builds.
 
-This code has not run on a GPU, because the project's machines have had none. The tests pass a stand-in for FAISS to the
+This code has not run on a GPU, because the project's machines have had none. The tests pass a fake FAISS library to the
 constructor. They check which calls are made and in which order, not the results of a GPU.
 """
 

@@ -26,8 +26,8 @@ def write(
 ) -> Index:
     """Write the search files next to the exact vectors in `folder`, and open the index.
 
-    A `gpu` builds the parts that it can; the file format stays the same. Raises UsageError if FAISS cannot build this
-    recipe, OSError if the disk is full.
+    If `gpu` is given, it builds the parts that it supports; the file format stays the same. Raises UsageError if FAISS
+    cannot build this recipe, OSError if the disk is full.
     """
     if recipe.kind is IndexKind.FLAT:
         return FlatIndex.write(folder, truth, recipe)
@@ -38,7 +38,7 @@ def write(
 def open(
     folder: Path, truth: ExactVectors, recipe: IndexSpec, packing: QuantisationParams, effort: SearchEffort
 ) -> Index:
-    """Open an index that `write` wrote, after its files have been hashed. Raises UnsafeError."""
+    """Open an index that `write` wrote. The caller has verified the hashes of its files. Raises UnsafeError."""
     if recipe.kind is IndexKind.FLAT:
         return FlatIndex.open(folder, truth)
     store: RerankCodes = Float16Store(truth) if packing.scale is None else Int8Store.open(folder, truth, packing.scale)
@@ -48,13 +48,13 @@ def open(
 def effort(recipe: IndexSpec, requested: SearchEffort | None) -> SearchEffort:
     """Return the effort of a new index: the requested values, and the defaults for the rest.
 
-    Raises UsageError for a setting that the index will not have.
+    Raises UsageError for a parameter that this kind of index does not have.
     """
     return default(recipe).overridden_by(requested)
 
 
 def default(recipe: IndexSpec) -> SearchEffort:
-    """Return the default effort. A factory string gets that of the most similar kind."""
+    """Return the default effort. A factory string gets the effort of the most similar kind."""
     if recipe.kind is not IndexKind.FACTORY:
         return DEFAULTS[recipe.kind]
     index = factory.make(recipe.factory, recipe.dimension)

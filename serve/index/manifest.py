@@ -32,7 +32,7 @@ def files(recipe: IndexSpec) -> frozenset[str]:
 
 
 class QuantisationParams(ManifestRecord, frozen=True):
-    """The bundle's frozen codes that an index is packed with; None for those it does not use."""
+    """Parameters of the bundle's codes that an index was packed with; None for those that it does not use."""
 
     scale: Int8Scale | None
     threshold: float | None
@@ -53,13 +53,13 @@ class IndexRecall(ManifestRecord, frozen=True):
 
     k: int
     queries: int
-    source: str  # SAMPLED: documents of the index, each without itself in its results; else the name of a query file
+    source: str  # SAMPLED: documents of the index, removed from their own results; else the name of a query file
     ratio: float
     low: float | None = None  # lower end of the 95% interval; None in an index built before it was recorded
 
 
 class TruncatedTexts(ManifestRecord, frozen=True):
-    """How much of the texts the model did not read because they are too long."""
+    """Numbers of texts and tokens that were truncated, because texts are too long for the model."""
 
     texts: int = 0  # truncated texts
     tokens: int = 0  # lost tokens
@@ -76,7 +76,7 @@ class IndexPrompts(ManifestRecord, frozen=True):
 
 
 class MeanInterval(ManifestRecord, frozen=True):
-    """A mean over queries and its 95% confidence interval (bootstrap over queries, not over hits)."""
+    """A mean over queries and its 95% confidence interval, as computed by indexing/measure.py."""
 
     mean: float
     low: float
@@ -116,7 +116,7 @@ class IndexChoice(ManifestRecord, frozen=True):
 
 
 def frontier(choice: IndexChoice) -> list[int]:
-    """Return the positions in `measured` that no other beats in recall, speed and memory at once, and `chosen`."""
+    """Return the positions of the Pareto front of recall, speed and memory in `measured`, and `chosen`."""
     worth = [(-c.recall.mean, -c.queries_per_second, c.hot_bytes) for c in choice.measured]
 
     def beaten(at: int) -> bool:
@@ -202,7 +202,7 @@ def grouping(rows: int, documents: int) -> int:
 def read(folder: Path) -> IndexManifest:
     """Read and check the manifest. `verify` hashes the files.
 
-    Raises UsageError if the folder has no index, UnsafeError if the manifest contradicts itself.
+    Raises UsageError if the folder has no index, UnsafeError if the manifest is inconsistent.
     """
     path = folder / MANIFEST
     manifest = sealed.read(path, IndexManifest, FORMAT, "index")
@@ -264,7 +264,7 @@ _CURE = "Build the index again with this bundle, or use the bundle it was built 
 
 
 def require_match(folder: Path, manifest: IndexManifest, bundle: Bundle) -> None:
-    """Raise MismatchError unless the index was built with this bundle's model, and packed with its frozen codes."""
+    """Raise MismatchError unless the index was built with this bundle's model and the parameters of its codes."""
     require_model(folder, manifest, bundle)
     if manifest.packing != QuantisationParams.from_recipe(manifest.recipe, bundle.manifest.codes, manifest.dimension):
         raise MismatchError(

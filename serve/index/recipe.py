@@ -16,7 +16,7 @@ from embedship.serve.index.effort import SearchEffort
 class RerankStore(StrEnum):
     """The codes that re-rank the candidates. They are mapped from disk, so only the gathered rows are read."""
 
-    INT8 = "int8"  # the bundle's frozen codes: one byte per dimension
+    INT8 = "int8"  # codes with the fixed scale of the bundle: one byte per dimension
     FLOAT16 = "float16"  # the exact vectors themselves
 
 

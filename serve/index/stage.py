@@ -1,4 +1,4 @@
-"""First stages: they rank all rows roughly, and return the candidates that are then re-ranked."""
+"""First stages: they rank all rows approximately, and return the candidates that are then re-ranked."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Rows = NDArray[np.int64]  # (n, candidates) row numbers, -1 where fewer were fou
 
 # FAISS is trained on at most this many rows, evenly spaced.
 _TRAINING_ROWS, _TRAINING_ROWS_PER_LIST = 65_536, 64
-# If there are fewer rows than this, they are repeated: product quantisation refuses to place 16 centres among fewer
-# than 16 rows, and warns below 39 rows per centre. Rows are also repeated if there are fewer than lists (for example
-# after a compaction that left few rows), because FAISS refuses that.
+# If there are fewer rows than this, they are repeated: product quantisation has 16 centres, so FAISS rejects fewer than
+# 16 rows, and warns below 39 rows per centre. Rows are also repeated if there are fewer rows than lists (for example
+# after a compaction that left few rows), because FAISS also rejects that.
 _LEAST_TRAINING = 16 * 39
 
 # Size of the candidate list while a row is linked into the graph. The graph is built once and searched often. In one
@@ -33,12 +33,12 @@ _LEAST_TRAINING = 16 * 39
 # 100, and a little more to 200.
 EF_CONSTRUCTION = 200
 
-# Rounds of k-means for 16 centres: in the same run FAISS's default of 25 took longer and found no more.
+# Rounds of k-means for 16 centres: in the same run FAISS's default of 25 took longer and did not improve recall.
 PQ_ROUNDS = 10
 
-# A stage that cannot use a mask is asked for this many times the candidates that would be enough if the allowed rows
-# were spread at random, and for more while it finds too few: the rows that a filter allows are often of one topic, and
-# so close together.
+# If a stage cannot use a mask, more candidates are requested: this many times the number that would be enough if the
+# allowed rows were distributed at random. While too few allowed rows are found, the number is increased, because the
+# rows that a filter allows are often about one topic, and therefore close together.
 _MARGIN = 2
 
 
@@ -89,7 +89,7 @@ class FaissCandidates:
 
     @classmethod
     def write(cls, folder: Path, truth: ExactVectors, recipe: IndexSpec, gpu: GpuResources | None = None) -> Self:
-        """Raises UsageError, EmbedshipError if FAISS cannot be trained on so few rows, or OSError."""
+        """Raises UsageError, OSError, and EmbedshipError if FAISS cannot build the index from these rows."""
         index = factory.make(recipe.factory, recipe.dimension)
         faiss_library.on_all_threads()
         if gpu and factory.is_float_graph(index):
@@ -131,12 +131,12 @@ class FaissCandidates:
             if requested == len(allowed) or not len(rows) or int(allows.sum(axis=1).min()) >= wanted:
                 break
             requested *= 4
-        # FAISS gives the nearest first: a stable sort keeps the nearest of those allowed.
+        # FAISS returns the nearest rows first, so a stable sort keeps the nearest allowed rows.
         first = np.argsort(~allows, axis=1, kind="stable")[:, :wanted]
         return np.where(np.take_along_axis(allows, first, axis=1), np.take_along_axis(rows, first, axis=1), -1)
 
     def _search_parameters(self, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Any:
-        """With a mask that allows one row in ten, ten times as much must be searched to find as many rows."""
+        """With a mask that allows one row in ten, search ten times as many lists or nodes, to find as many rows."""
         selector = None if allowed is None else faiss_library.selector(allowed)
         times = 1.0 if allowed is None else 1 / max(float(allowed.mean()), 1 / len(allowed))
         parameters: Any

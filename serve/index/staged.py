@@ -1,7 +1,8 @@
-"""Two-stage index: a rough first stage finds candidates, and codes of one or two bytes per dimension re-rank them.
+"""Two-stage index: an approximate first stage finds candidates, and codes of 1 or 2 bytes per dimension re-rank them.
 
-The cost of a search is mostly what the first stage reads per vector. Its order is rough, so it returns more than k
-candidates. The codes of the second stage are mapped from disk and read for the candidates only.
+Most of the time of a search is spent on the bytes that the first stage reads per vector. The order of its candidates is
+only approximate, so it returns more than k of them. The codes of the second stage are mapped from disk, and are read
+for the candidates only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from embedship.serve.index.store import RerankCodes
 # Memory for the gathered candidates of one group of queries, so that a large batch or a large k cannot exhaust memory.
 _GATHERED_BYTES = 32 * 2**20
 
-# Bytes that are gathered for one product: they fit into the caches, and memory pages are reused.
+# Maximum bytes gathered for one product, so that they fit into the CPU caches and memory pages are reused.
 _RANKED_BYTES = 2 * 2**20
 
 # One call of the first stage makes at most _COMPARED_ROWS comparisons of a row with a query, because a scan cannot be
@@ -33,7 +34,7 @@ _RANKED_BYTES = 2 * 2**20
 _COMPARED_ROWS, _LEAST_QUERIES = 2**25, 16
 
 # A graph is not searched if the allowed rows are few (see `_compare_all`): comparing them all costs about as much as
-# walking past the rows that are not allowed.
+# visiting the rows that are not allowed.
 _WALK = 10
 
 
@@ -72,7 +73,7 @@ class TwoStageIndex:
         return self._truth.search(queries, k, allowed)
 
     def _compare_all(self, allowed: Allowed | None, effort: SearchEffort) -> bool:
-        """Return whether comparing all allowed rows costs less than walking a graph."""
+        """Return whether comparing all allowed rows costs less than searching a graph."""
         if allowed is None or effort.ef_search is None:
             return False
         share = float(allowed.mean())
@@ -81,7 +82,7 @@ class TwoStageIndex:
     def _fill_short_results(
         self, hits: RankedRows, queries: Vectors, k: int, possible: int, allowed: Allowed | None
     ) -> RankedRows:
-        """Repeat queries with too few hits exactly: a stage that visits only some lists or nodes may find too few."""
+        """Search exactly for queries with too few hits: a stage that visits only some lists or nodes can miss rows."""
         short = np.flatnonzero(hits.rows[:, possible - 1] < 0)
         if len(short):
             exact = self._truth.search(queries[short], k, allowed)

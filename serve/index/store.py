@@ -25,7 +25,7 @@ class RerankCodes(Protocol):
 
 
 class Int8Store:
-    """The bundle's frozen int8 codes."""
+    """Int8 codes, with the fixed scale of the bundle."""
 
     def __init__(self, codes: Int8Codes, scale: Int8Scale) -> None:
         self._codes = codes
@@ -49,7 +49,7 @@ class Int8Store:
 
 
 class Float16Store:
-    """The exact vectors themselves: they need no further file, and only their own float16 rounding applies."""
+    """Uses the exact vectors, which are stored as float16. No further file is needed."""
 
     def __init__(self, truth: ExactVectors) -> None:
         self._truth = truth

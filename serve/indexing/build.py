@@ -39,7 +39,7 @@ from embedship.serve.indexing import goals, measure
 from embedship.serve.indexing.bulk_embedding import embed_with_pool
 from embedship.serve.indexing.embedding import CorpusEmbedder
 
-# From this many vectors on, the memory and time that small codes save outweigh the recall that they cost.
+# From this number of vectors on, the saved memory and time of small codes are worth more than the lost recall.
 FLAT_BELOW = 50_000
 
 
@@ -65,7 +65,7 @@ class IndexOptions:
     store: RerankStore = RerankStore.INT8
     stage_dimension: int | None = None  # Matryoshka dimension of the first stage
     factory: str | None = None  # FAISS factory string, for IndexKind.FACTORY
-    gpu: bool = False  # build on the first GPU those parts that a GPU can build
+    gpu: bool = False  # use the first GPU for the parts that a GPU can build
     goals: IndexGoals | None = None  # choose the kind by these requirements
     queries: Path | None = None  # measure recall with these queries; None: with sampled documents
     chunking: Chunking | None = None  # None: one vector per document, and long documents are truncated
@@ -143,7 +143,7 @@ def finish(
     gpu: GpuResources | None = None,
     created: str | None = None,
 ) -> IndexManifest:
-    """Write the search structures next to the exact vectors, measure recall, and seal the folder.
+    """Write the search structures next to the exact vectors, measure recall, and write the manifest with file hashes.
 
     `queries` are the embedded queries of the file `options.queries`. Raises UsageError, GoalsMissed.
     """
@@ -183,7 +183,7 @@ def finish(
 
 
 def _prepare(options: IndexOptions, size: int, bundle: Bundle) -> tuple[IndexSpec, SearchEffort, QuantisationParams]:
-    """Return recipe, effort and codes. Raises UsageError for options that do not fit, before the long embedding."""
+    """Return recipe, effort and codes. Called before the long embedding, so that bad options raise UsageError early."""
     pipeline = bundle.manifest.pipeline
     planned = _recipe(options, size, pipeline)
     packing = QuantisationParams.from_recipe(planned, bundle.manifest.codes, pipeline.dimension)

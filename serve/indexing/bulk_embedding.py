@@ -45,7 +45,7 @@ def embed_with_pool(
 ) -> EmbeddedCorpus:
     """Embed the documents in `folder` as CorpusEmbedder.write does, with encoders that may run elsewhere.
 
-    Each shard has CHUNK texts, as a batch of CorpusEmbedder has, so the vectors are the same. The shards are removed
+    Each shard has CHUNK texts, like a batch of CorpusEmbedder, so the vectors are the same. The shards are removed
     afterwards.
     """
     started, pipeline = time.perf_counter(), encoders.bundle.manifest.pipeline
@@ -76,7 +76,7 @@ class _ProgressAdapter:
 def embed(
     encoders: EncoderPool, stored: IndexTexts, out: Path, shard_texts: int, watcher: ProgressListener
 ) -> EncodeManifest:
-    """Run a bulk run over the documents, with the document prompt. Raises the errors of `bulk.run.encode`."""
+    """Encode the documents with a bulk run, with the document prompt. Raises the errors of `bulk.run.encode`."""
     pipeline = encoders.bundle.manifest.pipeline
     # Vectors that are not normalised stay in float32: float16 would round them before they are normalised.
     code = VectorCode.FLOAT16 if pipeline.normalised else VectorCode.FLOAT32
@@ -92,7 +92,10 @@ def vectors(folder: Path, encoded: EncodeManifest) -> Iterator[Vectors]:
 
 
 def count_truncated(bundle: Bundle, stored: IndexTexts, encoded: EncodeManifest) -> TruncatedTexts:
-    """Return how much of the texts was truncated. If any were, tokenise all again: shards do not record which."""
+    """Return the number of truncated texts and tokens.
+
+    If texts were truncated, all texts are tokenised again, because shards do not record which texts were truncated.
+    """
     if not encoded.cut:
         return TruncatedTexts(of=encoded.tokens)
     tokenizer, so_far, rows = Tokenizer.open(bundle), TruncatedTexts(), list(stored.rows())

@@ -1,6 +1,7 @@
 """Build by goal: measures candidate recipes on held-out queries, and chooses the cheapest that meets the goals.
 
-The cost is memory times time: hot bytes per vector x seconds per query. Recall is judged by its lower bound.
+The cost is memory times time: hot bytes per vector x seconds per query. For recall, the lower bound of its
+interval counts.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from embedship.serve.indexing.measure import K
 
 # Sampled queries: enough to tell 0.99 from 0.985; at most a tenth of a small corpus.
 _SAMPLE, _SAMPLED_SHARE = 1000, 10
-_SINGLE = 200  # queries that are run one at a time; their p99 is that of the slowest two
+_SINGLE = 200  # queries that are run one at a time; the slowest two determine their p99
 _LEAST_DIMENSION = 64
 
 # Effort settings to try for each kind, from fast to thorough. _NPROBE_SHARES are divisors of the number of lists.
@@ -54,7 +55,7 @@ _OVERSAMPLES = {
 _EF_SEARCH = (32, 64, 96, 128, 192, 256, 384, 512)
 _NPROBE_SHARES = (16, 8, 4, 2)
 
-# A flat index is exact by construction, which no sample could show better.
+# A flat index is exact by construction, so its recall is not taken from a sample.
 _PERFECT = MeanInterval(mean=1.0, low=1.0, high=1.0)
 
 Progress = Callable[[int, int], object]  # called with recipes measured and total

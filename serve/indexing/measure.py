@@ -22,10 +22,10 @@ def by_queries(index: Index, queries: Vectors, source: str) -> IndexRecall | Non
 
 
 def by_documents(index: Index, truth: ExactVectors) -> IndexRecall | None:
-    """Measure recall with evenly spaced documents as queries, each without itself in its results.
+    """Measure recall with evenly spaced documents as queries. Each document is removed from its own results.
 
-    This is easier or harder than real queries, which are shorter. It shows that the index works, not which recall users
-    will see.
+    Documents can be easier or harder to search for than real queries, which are shorter. The result shows that the
+    index works. It does not predict the recall of real queries.
     """
     own = np.unique(np.linspace(0, truth.size - 1, _SAMPLE).astype(np.int64))
     queries = truth.rows(own)

@@ -1,7 +1,7 @@
 """Migrates an index: embeds the same documents with another bundle, next to the old index.
 
-The work is in a folder next to the new index, `.NAME.migrating`. A run that was killed at any point continues there,
-and ends with the same bytes:
+Intermediate files are in the folder `.NAME.migrating` next to the new index. A killed run continues from these files,
+and writes the same bytes:
 
     migration.json        the inputs and options of the run, which must be the same to continue
     documents.sqlite      documents, chunked for the new model; under a temporary name until it is complete
@@ -72,7 +72,7 @@ class MigrationPlan(ManifestRecord, frozen=True):
 def options_from_index(
     old: IndexManifest, kind: IndexKind | None, chunking: Chunking | None, queries: Path | None
 ) -> IndexOptions:
-    """Return the options that the old index was built with, with the given ones replaced."""
+    """Return the build options of the old index, with the given ones replaced."""
     if kind is not None and kind is not old.kind:
         return IndexOptions(kind, old.with_title, queries=queries, chunking=chunking)
     recipe = old.recipe
@@ -107,11 +107,12 @@ def migrate(
 ) -> IndexManifest:
     """Embed every document of the index `old`, whose files are hashed first, and write the new index to `out`.
 
-    The documents are those at the start of the migration, including the changes next to the index; a warning tells of
-    later changes. `force` starts again even if there is an unfinished run.
+    The documents are those at the start of the migration, including the changes next to the index. If there are later
+    changes, a warning is logged. `force` starts again even if there is an unfinished run.
 
-    Raises UsageError for an `out` that is not an index or an unfinished run with other options, UnsafeError for an old
-    index that was changed, EmbedshipError if the disk is full: the same call then continues from the finished part.
+    Raises UsageError if `out` is not an index, or if there is an unfinished run with other options; UnsafeError if
+    files of the old index were modified; EmbedshipError if the disk is full: the same call then continues from the
+    finished part.
     """
     pipeline = encoder.bundle.manifest.pipeline
     refuse_inner_product(pipeline)
@@ -164,7 +165,7 @@ def _plan(encoder: Encoder, old: IndexManifest, options: IndexOptions, version: 
 def _begin(work: Path, plan: MigrationPlan, force: bool) -> MigrationPlan:
     """Write the plan of this run, or return the plan of an unfinished run with the same inputs and options.
 
-    If the documents were already copied, they are used as they were then.
+    If an unfinished run has already copied the documents, these copies are used, even if documents changed since.
     """
     path = work / PLAN
     if force or not path.exists():

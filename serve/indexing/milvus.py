@@ -50,7 +50,7 @@ class LoadReport(msgspec.Struct, frozen=True):
 def load(
     encoder: Encoder, variant: str, lines: Path, address: Address, options: IndexOptions, progress: Progress
 ) -> LoadReport:
-    """Load a corpus into the new collection at `address`. Of the options, kind, with_title and effort are used.
+    """Load a corpus into the new collection at `address`. Only the options kind, with_title and effort are used.
 
     Raises UsageError for a bad line, a repeated id, or a collection that exists already; BackendUnavailable.
     """
@@ -93,7 +93,7 @@ def _count(corpus: CorpusFile) -> int:
 
 
 def _clear(connection: MilvusConnection, address: Address, unfinished: Address) -> None:
-    """Drop what a killed load left. Raise UsageError if the finished collection exists: that one is never dropped."""
+    """Drop the unfinished collection of a killed load. Raise UsageError if the finished one exists: it is kept."""
     if connection.call("has_collection", address.collection):
         raise UsageError(
             f"{address} exists already, and may be in use: load into another COLLECTION, and reload the servers with it"

@@ -30,21 +30,21 @@ class UpdateCounts(msgspec.Struct, frozen=True):
 
     done: ChangeCounts = ChangeCounts()
     unchanged: int = 0  # documents that the index already had with the same content
-    truncated: int = 0  # embedded texts that are longer than the model reads
-    skipped: SkippedDocuments = SkippedDocuments()  # documents without text; documents with their ids stay unchanged
+    truncated: int = 0  # embedded texts that are longer than the model's maximum length
+    skipped: SkippedDocuments = SkippedDocuments()  # documents without text; a stored one with the same id is kept
 
 
 def count(lines: Path) -> int:
-    """Read the whole file before anything is changed. Return its number of lines. Raises UsageError for a bad line."""
+    """Return the number of lines. Reads the whole file, so that a bad line raises UsageError before any change."""
     return sum(1 for _ in jsonl.numbered_rows(lines, parse_line))
 
 
 def update(index: WritableBackend, encoder: Encoder, lines: Path, progress: Progress) -> UpdateCounts:
-    """Apply the changes in their order. Of several changes to one document in a batch only the last is applied.
+    """Apply the changes in their order. If a batch has several changes to one document, only the last is applied.
 
-    Raises WriteRefused if the disk refuses, BackendUnavailable if a server cannot be reached, EngineError if the model
-    fails, UsageError for a title that leaves no room in a chunk, or for a document that is too large for Milvus.
-    Batches that were already written are kept.
+    Raises WriteRefused if the disk rejects it, BackendUnavailable if a server cannot be reached, EngineError if the
+    model fails, UsageError for a title that leaves no space for text in a chunk, or for a document that is too large
+    for Milvus. Batches that were already written are kept.
     """
     manifest = index.manifest
     embedding = CorpusEmbedder(encoder, manifest.with_title, lambda *_: None)

@@ -3,7 +3,7 @@
 The folder INDEX stays as it was built. The changes are in the folder INDEX.live next to it:
 
     documents.sqlite    all current documents, their words and metadata, and the changes since the snapshot (with a WAL)
-    gen-000001/         a snapshot written by a compaction: vectors and search structures, sealed by hashes
+    gen-000001/         a snapshot written by a compaction: vectors and search structures, with file hashes
     lock                locked by the one process that writes
 
 A change is acknowledged when its transaction is on disk. A search runs in its own read transaction. It searches the
@@ -14,7 +14,7 @@ backend.py     FolderBackend: searches an index folder, mutable or not
 changes.py     Puts and deletes documents in one transaction
 compaction.py  Decides when to compact, and retries after a failure
 database.py    documents.sqlite: creates, opens and checks it, and reads its state
-index.py       MutableIndex: the parts together, for a server or a command
+index.py       MutableIndex: combines these parts for a server or a command
 lock.py        The lock of the writing process
 origin.py      Current documents, for commands that read the folder INDEX directly
 snapshot.py    The immutable part: opens, writes and removes snapshots

@@ -38,7 +38,7 @@ ResultCallback = Callable[[CompactionResult, float], object]  # called with the 
 
 
 def due(size: IndexSize, share: float, least: int = LEAST_CHANGES) -> bool:
-    """Return whether there are so many changes, relative to the rows, that they slow searches down."""
+    """Return whether there are enough changes for a compaction: at least `least`, and at least `share` of the rows."""
     return size.rows > 0 and size.changes >= max(least, share * size.rows)
 
 

@@ -26,7 +26,7 @@ _SCHEMA = (
         snapshot TEXT NOT NULL, digest TEXT NOT NULL)""",
     # The number of each row of the snapshot, uint32. Empty if each row's number is its position.
     "CREATE TABLE numbers (numbers BLOB NOT NULL)",
-    # Vectors that the snapshot lacks (float16, little-endian), and rows to leave out of it, with the version of each.
+    # Vectors that are not in the snapshot (float16, little-endian), and its deleted rows, each with its version.
     "CREATE TABLE fresh (row INTEGER PRIMARY KEY, version INTEGER NOT NULL, vector BLOB NOT NULL)",
     "CREATE INDEX fresh_since ON fresh (version)",
     "CREATE TABLE gone (row INTEGER PRIMARY KEY, version INTEGER NOT NULL)",
@@ -38,7 +38,7 @@ _STATE = "SELECT version, next, size, snapshot, digest FROM state"
 
 # How long a reader waits while another process recovers or checkpoints the file.
 _BUSY_SECONDS = 30.0
-_FULL_BELOW = 1 << 20  # bytes: a disk with less free space counts as full, whatever SQLite reports
+_FULL_BELOW = 1 << 20  # bytes: a disk with less free space counts as full, even if SQLite reports another error
 
 
 class LiveState(NamedTuple):
@@ -75,7 +75,7 @@ def _refuse(folder: Path) -> None:
 
 
 def require_valid(folder: Path, index: Path, stored: IndexManifest) -> None:
-    """Check that the file is sound, has this format, and has the changes of this index.
+    """Check that the file is not damaged, has this format, and has the changes of this index.
 
     Raises UnsafeError for a damaged file, UsageError for another format, MismatchError for another index or model.
     """
@@ -105,7 +105,7 @@ _CURE = "restore a copy of the whole folder, or move it away and send the change
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn SQLite errors about a file that cannot be read into errors with a cause and a cure."""
+    """Turn SQLite errors about a file that cannot be read into errors that say the cause and the remedy."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -96,7 +96,10 @@ class _WriteHandle(NamedTuple):
 
 
 class MutableIndex:
-    """Thread-safe. `manifest` is that of the index as it was built: model, prompts and recipe do not change later."""
+    """An index that can be changed while it is searched. Thread-safe.
+
+    `manifest` is the manifest of the original build: model, prompts and recipe do not change later.
+    """
 
     def __init__(self, index: Path, bundle: Bundle, writer: _WriteHandle | None) -> None:
         self.path = index
@@ -143,7 +146,7 @@ class MutableIndex:
 
     @contextmanager
     def read_view(self) -> Iterator[LiveReadView]:
-        """Yield the last committed version. It does not change until the block ends, whatever is written meanwhile.
+        """Yield the last committed version. Writes during the block do not change it.
 
         Its `index` stays valid and unchanged after the block.
         """
@@ -170,7 +173,7 @@ class MutableIndex:
     def write(self, requested: Sequence[Change]) -> ChangeCounts:
         """Put and delete documents in this order. On return the changes are on disk, and every new search sees them.
 
-        All changes are written, or none. Raises WriteRefused if the disk refuses.
+        All changes are written, or none. Raises WriteRefused if the disk rejects the write.
         """
         with self._transaction() as connection:
             return changes.apply(connection, database.state(connection), requested)
@@ -184,7 +187,7 @@ class MutableIndex:
     def compact(self, step: Callable[[CompactionStep], object] = lambda _: None) -> bool:
         """Write the next snapshot and make it the current one. Return False if there are no documents left to write.
 
-        Searches and writes continue meanwhile. Raises EmbedshipError if the disk refuses; nothing has changed then.
+        Searches and writes continue meanwhile. Raises EmbedshipError if the disk rejects it; then nothing has changed.
         """
         with self._compacting:
             view = self.view()
@@ -208,7 +211,7 @@ class MutableIndex:
             return True
 
     def serves(self, index: Path, bundle: Bundle) -> bool:
-        """Return whether it has the changes of the index that is now at this path, with vectors of this model."""
+        """Return whether this object belongs to the index that is now at this path, and to this model."""
         same = changes_folder(index) == self.folder and bundle.fingerprint == self._bundle.fingerprint
         return same and manifest.read(index).digest == self.manifest.digest
 
@@ -333,7 +336,7 @@ class MutableIndex:
         return IndexSnapshot.open(self.folder / state.snapshot, state.digest, numbers, self._bundle)
 
     def _swap(self, made: IndexSnapshot, version: int) -> None:
-        """Make a new snapshot the current one. Only changes after the version it was made of remain fresh."""
+        """Make a new snapshot the current one. It contains all changes up to `version`; only later ones stay stored."""
         self._prepared = made  # set before the transaction, so that the next reader need not open it again
         try:
             with self._transaction() as connection:
@@ -379,4 +382,4 @@ def _column(rows: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
 
 
 def _replaceable(folder: Path) -> None:
-    """Allow replacing a snapshot that never became current, from a process that was killed."""
+    """Allow the replacement: an existing folder is a snapshot of a killed process, and never became current."""

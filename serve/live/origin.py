@@ -1,6 +1,6 @@
 """Current documents of an index, for commands that read its folder directly.
 
-The folder stays as it was built. It lacks documents that were put later, and still has documents deleted later.
+The folder stays as it was built. Documents that were put later are missing in it, and deleted ones are still there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DocumentVersion(NamedTuple):
 
 @contextmanager
 def documents(index: Path, stored: IndexManifest) -> Iterator[DocumentVersion]:
-    """Yield the current documents. They do not change until the block ends, whatever is written meanwhile.
+    """Yield the current documents. Writes during the block do not change them.
 
     Raises UnsafeError for damaged files, MismatchError if INDEX.live has the changes of another index.
     """

@@ -33,7 +33,7 @@ _PREFIX = "gen-"
 
 
 class IndexSnapshot:
-    """Thread-safe. A shared lock keeps every process from removing the folder while the snapshot is open.
+    """An opened snapshot. Thread-safe. A shared lock prevents its removal by any process while it is open.
 
     It is closed when the last view of it is garbage-collected.
     """
@@ -47,7 +47,7 @@ class IndexSnapshot:
 
     @classmethod
     def origin(cls, index: Path, bundle: Bundle) -> Self:
-        """Open the index as it was built, after hashing it. Row numbers are positions. Raises as IndexFolder.open."""
+        """Open the index as it was built, after hashing it. Row numbers are positions. Raises like IndexFolder.open."""
         stored = manifest.read(index)
         manifest.require_match(index, stored, bundle)
         manifest.verify(index, stored)
@@ -77,12 +77,12 @@ class IndexSnapshot:
     def is_current(self, state: LiveState) -> bool:
         """Return whether `state` names this snapshot.
 
-        Its name is compared also, because two snapshots of the same documents may have the same digest.
+        Its name is also compared, because two snapshots of the same documents may have the same digest.
         """
         return (self.name, self.manifest.digest) == (state.snapshot, state.digest)
 
     def rows_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of those of these row numbers that the snapshot has."""
+        """Return the positions of these row numbers. Numbers that are not in the snapshot are skipped."""
         rows = np.searchsorted(self.numbers, numbers)
         present = rows < self.size
         present[present] = self.numbers[rows[present]] == numbers[present]
@@ -90,7 +90,7 @@ class IndexSnapshot:
 
 
 def write(folder: Path, blocks: Iterable[Vectors], size: int, documents: int, before: IndexManifest) -> IndexManifest:
-    """Write and seal a snapshot of (size, dim) unit vectors, which belong to `documents` documents.
+    """Write a snapshot of (size, dim) unit vectors of `documents` documents, and its manifest with file hashes.
 
     Its recipe and effort are those of the previous snapshot. It has no documents: these are only in the database.
     """

@@ -18,14 +18,14 @@ from embedship.serve.index.effort import SearchEffort
 from embedship.serve.index.exact_vectors import nearest
 from embedship.serve.live.snapshot import IndexSnapshot
 
-# The snapshot's index still finds deleted rows, which are then dropped. So this many more rows are requested, plus
-# twice the share of deleted rows.
+# The snapshot's index still finds deleted rows, which are then dropped. So this many more rows than k are requested,
+# plus twice the number of deleted rows that k rows contain on average.
 _SPARE = 4
 
-# Outdated fresh rows are kept until there are more than this many, and more than current ones.
+# Outdated fresh rows are kept until there are more of them than this number and than current rows.
 _STALE = 1024
 
-# Queries that are compared with all fresh rows at once.
+# Number of queries that are compared with all fresh rows in one product.
 _QUERIES = 256
 
 _NOWHERE = 2**32 - 1  # no row has this number (changes.py)
@@ -33,7 +33,7 @@ _NOWHERE = 2**32 - 1  # no row has this number (changes.py)
 
 @dataclass(frozen=True, slots=True)
 class FreshRows:
-    """Rows that the snapshot lacks: the first rows of arrays to which later versions append."""
+    """Rows that are not in the snapshot. The arrays are parts of longer ones, to which later versions append."""
 
     numbers: NDArray[np.int64]
     vectors: Vectors
@@ -50,7 +50,7 @@ class LiveView:
     firsts: NDArray[np.uint32] | None  # (size,) the first row of each row's document; None: every row is a document
     snapshot: IndexSnapshot
     alive: NDArray[np.bool_]  # (snapshot.size,) False for deleted and replaced rows of the snapshot
-    dead: int  # the number of those
+    dead: int  # number of deleted and replaced rows of the snapshot
     fresh: FreshRows
 
     @property
@@ -111,7 +111,7 @@ class LiveView:
         return hits
 
     def _search_fresh(self, queries: Vectors, k: int, chosen: NDArray[np.int64]) -> ranking.Keys:
-        """Return (n, at most k) keys of the chosen fresh rows: each is compared, and ranked as ExactVectors does."""
+        """Return (n, at most k) keys of the chosen fresh rows. All are compared, and ranked as in ExactVectors."""
         vectors, numbers = self.fresh.vectors, self.fresh.numbers
         best = np.empty((len(queries), min(k, len(chosen))), dtype=np.int64)
         for start in range(0, len(queries), _QUERIES):

@@ -32,7 +32,7 @@ PAUSE_SECONDS = 1.0
 
 
 class MilvusConnection:
-    """A connection to Milvus. Thread-safe. pymilvus reconnects by itself and repeats calls that the old one lost."""
+    """A connection to Milvus. Thread-safe. pymilvus reconnects by itself, and repeats calls that were lost."""
 
     def __init__(self, client: Any, address: Address, seconds: float) -> None:
         self._client = client

@@ -116,7 +116,10 @@ def _limits(condition: Condition) -> list[str]:
 
 
 def _limit(limit: Limit) -> str:
-    """Write a limit. Integers stay exact, except -(2**63): Milvus may parse the sign separately; 2**63 overflows."""
+    """Write a limit. Integers stay exact, except -(2**63), which is written as a float.
+
+    Milvus may parse the sign separately, and 2**63 is larger than its largest integer.
+    """
     if isinstance(limit, str):
         return quoted(limit)
     number = bound(limit)

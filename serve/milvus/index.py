@@ -1,7 +1,7 @@
 """Vector search in Milvus. Milvus finds candidates and returns their vectors, and this module ranks them.
 
 So scores and order are the same as for an index folder: products are summed in float64, and rows with equal scores are
-sorted by row, whichever index Milvus uses and however it rounds.
+sorted by row. They do not depend on the index type or the rounding of Milvus.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from embedship.serve.index.exact_vectors import margin
 from embedship.serve.milvus import expressions
 from embedship.serve.milvus.collection_metadata import CollectionMetadata
 
-# Rounding may swap rows at the edge of the k best: this many more are fetched and ranked.
+# Rounding may swap rows at the end of the k best, so this many more rows are fetched and ranked.
 _SPARE = 16
 
 # Maximum hits per query in Milvus, and bytes of vectors requested per call; Milvus' own limit is 100 MB.
@@ -99,7 +99,7 @@ class MilvusIndex:
         return _stack([_rank(query, *each, k) for query, each in zip(queries, candidates, strict=True)], k)
 
     def _search_exact(self, call: Call, queries: Vectors, k: int, expression: str | None) -> RankedRows:
-        """Compare all vectors. If more vectors score like the k-th than were fetched, fetch more."""
+        """Compare all vectors. If there may be vectors with the score of the k-th that were not fetched, fetch more."""
         limit, remaining = min(k + _SPARE, _MAX_HITS), np.arange(len(queries))
         hits: list[RankedRows | None] = [None] * len(queries)
         while len(remaining):
@@ -140,7 +140,7 @@ class MilvusIndex:
         return [_rows_and_vectors(each, truth, self._metadata.dimension) for each in answers]
 
     def _expression(self, allowed: Allowed | None) -> str | None:
-        """Return the expression for a mask. It lists the allowed rows or the others, whichever are fewer."""
+        """Return the expression for a mask. It lists the smaller set: the allowed rows, or all others."""
         if allowed is None:
             return None
         validate_mask(allowed, self.size)

@@ -1,4 +1,4 @@
-"""Offline analysis: drift of a query log, and training data from observations in service.
+"""Offline analysis: drift of a query log, and training data from the observations of a server.
 
 drift_report.py   Result of a drift test in words
 query_log.py      Reads a query log

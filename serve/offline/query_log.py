@@ -28,7 +28,10 @@ KEYS = {
 
 
 class DriftLog(NamedTuple):
-    """A query log. recalls: (n,) float64, NaN if not judged. bound: the log names its model, the reference's."""
+    """A query log. recalls: (n,) float64, NaN if not judged.
+
+    `bound`: the log states its model, and it is the model of the reference.
+    """
 
     current: LoggedQueries
     recalls: NDArray[np.float64] | None

@@ -11,7 +11,10 @@ from embedship.monitor.errors import MonitorError, ReferenceMismatch
 
 
 def default_path(bundle: Bundle) -> Path:
-    """Return the path that `embedship reference` writes to: next to the bundle, because a bundle is sealed."""
+    """Return the path that `embedship reference` writes to.
+
+    The file is next to the bundle, because the files of a bundle must not change.
+    """
     folder = bundle.folder.resolve()
     return folder.with_name(f"{folder.name}.reference.safetensors")
 

@@ -1,4 +1,4 @@
-"""Training data from observations in service: triplets, and queries that still need a label."""
+"""Training data from the observations of a server: triplets, and queries that still need a label."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from embedship.serve.index.folder import IndexFolder
 from embedship.serve.indexing.embedding import text_of
 from embedship.serve.search.grouping import ChunkGrouping
 
-CANDIDATES = 100  # hits searched per query: enough to contain negatives, and all similar enough to be hard ones
+CANDIDATES = 100  # hits searched per query: enough to find negatives, and similar enough to be hard ones
 SHOWN = 5  # hits listed with a query that needs a label
 
 
@@ -52,7 +52,7 @@ class UnlabelledQuery(msgspec.Struct, frozen=True):
 
 
 class TripletSources(msgspec.Struct, frozen=True):
-    """Counts of the inputs of the triplets, and of what could not be used."""
+    """Counts of the inputs of the triplets, and of inputs that could not be used."""
 
     feedback: int = 0  # queries with feedback
     probes: int = 0  # probes searched

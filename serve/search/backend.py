@@ -68,7 +68,7 @@ class RankAndScore(NamedTuple):
 
 
 def ranks_by_row(numbers: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> dict[int, RankAndScore]:
-    """Return the rank and score of each of these (k,) hits of one query, by row number; -1 is no hit."""
+    """Return the rank and score of each of these (k,) hits of one query, by row number; -1 means no hit."""
     scored = zip(numbers.tolist(), scores.tolist(), strict=True)
     return {number: RankAndScore(rank, score) for rank, (number, score) in enumerate(scored, 1) if number >= 0}
 
@@ -152,7 +152,7 @@ class WritableBackend(Protocol):
     def write(self, requested: Sequence[Change]) -> ChangeCounts:
         """Put and delete documents. On return the changes are stored, and every new search sees them.
 
-        Raises WriteRefused if the disk refuses, BackendUnavailable if a server cannot be reached, UsageError for a
+        Raises WriteRefused if the disk rejects it, BackendUnavailable if a server cannot be reached, UsageError for a
         document that cannot be stored.
         """
 

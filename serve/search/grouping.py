@@ -14,10 +14,11 @@ from embedship.serve import interruption
 from embedship.serve.documents.filters import Allowed
 from embedship.serve.search import fusion
 
-# Rows that are first requested per wanted document, because neighbouring chunks of a document are often both near.
+# Number of rows that are requested first per wanted document: neighbouring chunks of a document are often both near
+# the query.
 SPREAD = 3
 
-# Factor by which a keyword search is deepened if the rows found belong to too few documents.
+# A keyword search is repeated with this many times the rows if the found rows belong to too few documents.
 _FURTHER = 8
 
 VectorSearch = Callable[[Vectors, int, Allowed | None], RankedRows]
@@ -25,7 +26,7 @@ KeywordSearch = Callable[[int], RankedRows]
 
 
 class ChunkGrouping:
-    """Pure. `firsts` (size,) is the first row of each row's document, which identifies it. None: every row is a hit."""
+    """Maps rows to documents. `firsts` (size,) is the first row of each row's document; None: every row is a hit."""
 
     def __init__(self, firsts: NDArray[np.uint32] | None) -> None:
         self._firsts = firsts
@@ -59,7 +60,7 @@ class ChunkGrouping:
         """Return the hits of `search` for queries (n, dim), and the best row of each of k documents.
 
         If the rows found belong to fewer than k documents, the other documents are searched again, until there are k or
-        no more: one document may own all the nearest rows. Each search finds at least one more document.
+        no more: all nearest rows may belong to one document. Each search finds at least one more document.
         """
         if self._firsts is None:
             hits = search(queries, k, allowed)
@@ -108,7 +109,7 @@ class ChunkGrouping:
             limit *= _FURTHER
 
     def fuse(self, parts: Sequence[RankedRows], k: int) -> RankedRows:
-        """Fuse lists of documents by reciprocal rank. Each document shows its row of the first list that has it."""
+        """Fuse lists of documents by reciprocal rank. A document's row is from the first list that contains it."""
         fused = fusion.fuse([RankedRows(self.keys(part.rows), part.scores) for part in parts], k)
         if self._firsts is None:
             return fused

@@ -1,4 +1,4 @@
-"""Service: the state of a server, and what handles its requests.
+"""Service: the state of a server, and the objects that handle its requests.
 
 background.py       Periodic tasks of the monitor: canary checks, labelled queries, snapshots
 canaries.py         Golden texts that are re-encoded periodically on every device

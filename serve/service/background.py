@@ -129,7 +129,7 @@ class BackgroundTasks:
                 await asyncio.sleep(self._retry_seconds)
 
     async def _every(self, seconds: float, part: MonitorPart, task: Callable[[], Awaitable[None]]) -> None:
-        """Run `task` now and then every `seconds`. A failure is counted, and the task is run again next time."""
+        """Run `task` immediately, and again every `seconds`. A failure is counted, and the next run follows."""
         while True:
             began = time.monotonic()
             with self._monitor.faults.guard(part):

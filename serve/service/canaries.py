@@ -44,7 +44,7 @@ class CanaryTexts:
 
 
 class CanaryTarget(NamedTuple):
-    """Devices of one model, with their canary texts and the walk through their batch shapes."""
+    """Devices of one model, with their canary texts and the periodic check of their batch shapes."""
 
     workers: BatchExecutor
     texts: CanaryTexts

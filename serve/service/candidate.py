@@ -1,6 +1,6 @@
 """Shadow candidate: runs a sample of live searches on another bundle and index before these replace the current ones.
 
-It has a thread of its own, one stream and a bounded queue, so the request path never waits for it. Its CPU use is
+It has its own thread, one stream and a bounded queue, so the request path never waits for it. Its CPU use is
 limited to a share of one core. Searches above that limit, or while the queue is full, are skipped and counted.
 """
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 # Maximum number of searches in the candidate's queue.
 CAPACITY = 64
 
-# Interval at which the idle thread checks for probes to search and for the end.
+# Interval at which the idle thread checks for probes to search and for `close`.
 _POLL_SECONDS = 0.2
 
 
@@ -79,7 +79,7 @@ class ShadowCandidate:
             return cls(encoder, collection, settings.candidate_rate, settings.candidate_share)
 
     def start(self, probes: Sequence[LabelledProbe] = ()) -> None:
-        """Start the thread. Each probe is searched once, when no search waits: the candidate does not change."""
+        """Start the thread. When no search waits, probes are searched, each once: the candidate does not change."""
         self._probes.extend(probes)
         self._thread.start()
 

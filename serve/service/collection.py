@@ -57,7 +57,7 @@ class Collection:
         writable: bool = False,
         before: Collection | None = None,
     ) -> Self:
-        """Open an index. If `before`, a collection of this process, has the same writable index open, it is shared.
+        """Open an index. If `before` (a collection of this process) has the same writable index open, both share it.
 
         Raises UsageError, UnsafeError, MismatchError, BackendUnavailable.
         """
@@ -66,7 +66,7 @@ class Collection:
         return cls(backend, "" if name is None else prompt(name), probe)
 
     async def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return the first row of each of these document ids that is in the index."""
+        """Return {document id: its first row} for those ids that are in the index."""
         return await self._run_in_thread(lambda: self.backend.resolve_ids(ids))
 
     async def fetch(self, id: str) -> Document | None:
@@ -91,12 +91,12 @@ class Collection:
 
     @property
     def baseline(self) -> RecallBaseline | None:
-        """Recall@10 measured when the index was built, to which the monitor compares.
+        """Recall@10 measured when the index was built. The monitor compares current recall with it.
 
         None if it was not measured, or is below LEAST_BASELINE.
 
-        Recall measured with documents as queries does not predict that of real queries. Until real queries have been
-        measured, only a fall by a tenth counts.
+        Recall measured with documents as queries does not predict the recall of real queries. Until real queries have
+        been measured, only a decrease of more than a tenth counts.
         """
         recall = self.backend.manifest.recall
         if recall is None or recall.k != RECALL_K or recall.ratio < LEAST_BASELINE:

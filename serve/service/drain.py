@@ -1,7 +1,7 @@
 """Graceful shutdown: decides when a draining server may stop. It has no side effects except its own counters.
 
-A load balancer notices only some time after SIGTERM that the server is not ready, and sends requests until then. So the
-server continues to answer until requests stop arriving, or until its time limit.
+After SIGTERM, a load balancer needs some time to notice that the server is not ready, and sends requests until then. So
+the server continues to answer until requests stop arriving, or until its time limit.
 """
 
 from __future__ import annotations

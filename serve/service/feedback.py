@@ -13,7 +13,7 @@ from embedship.serve.telemetry.request_context import RequestPhase, end_phase
 
 
 class FeedbackService:
-    """Used from the event loop; raises only RequestErrors."""
+    """Scores judgements of searches. Use it from the event loop. Raises RequestErrors only."""
 
     def __init__(self, pipeline: QueryPipeline, feedback: FeedbackRecall | None) -> None:
         self._pipeline = pipeline

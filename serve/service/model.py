@@ -55,7 +55,7 @@ class LoadedModel:
         Everything that is opened here, and the encoder, is closed with `stack`. Raises EngineError, GateError.
         """
         encoder = stack.enter_context(opened.encoder)
-        # An encoder with worker processes already is a device pool; the streams of other encoders become one.
+        # The engine of an encoder with worker processes is already a DevicePool. Otherwise its streams become devices.
         engine = encoder.engine
         if not isinstance(engine, DevicePool):
             shapes.ensure(encoder, settings.cache, batch_tokens=settings.batch_tokens)
@@ -92,7 +92,7 @@ class LoadedModel:
 
     @property
     def golden(self) -> GoldenCheck:
-        """Golden check at startup, of the worst device."""
+        """Golden check at startup: the lowest cosines of all devices."""
         return self.pool.checked
 
 

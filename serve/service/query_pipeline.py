@@ -132,7 +132,7 @@ class QueryPipeline:
             raise Invalid(f"{error}.", "effort") from None
 
     async def search_probe(self, query: str) -> list[int]:
-        """Return the RECALL_K best rows of a query, searched like a user's but with bulk priority, and not counted."""
+        """Return the RECALL_K best rows of a query: a search like a user's, but with bulk priority and not counted."""
         collection = self.collection
         encoded = await self._inference.encode([query], collection.prompt, lane=Priority.BULK, counted=False)
         found = await collection.search(encoded.vectors, RECALL_K)

@@ -183,7 +183,7 @@ _BUSY = "A reload is already running: wait until it ends. GET /info shows the cu
 
 
 async def _close_when_idle(service: ModelService) -> None:
-    """Close a replaced service after its last request. Its monitor saves no more: the new one took over its state."""
+    """Close a replaced service after its last request. Its monitor stops saving: the new one has its state."""
     service.monitor.stop_saving()
     await service.wait_until_idle()
     await asyncio.get_running_loop().run_in_executor(None, service.close)

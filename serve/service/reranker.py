@@ -36,7 +36,7 @@ class Reranker:
     """Scores pairs, and re-ranks hits of searches. Used from the event loop; raises only RequestErrors."""
 
     def __init__(self, model: LoadedModel, max_characters: int) -> None:
-        """`max_characters` limits the characters that a request can have tokenised; the query counts once per pair."""
+        """`max_characters`: maximum number of tokenised characters per request; the query counts once per pair."""
         self.model = model
         self._max_characters = max_characters
         self.header = (b"x-embedship-reranker", self.bundle.fingerprint.encode())
@@ -63,7 +63,7 @@ class Reranker:
     ) -> tuple[SearchResults, int]:
         """Return the k best hits per query, with the scores of this model, and the number of computed tokens.
 
-        Pairs of a search are interactive by default, however many they are, because a user waits for the search.
+        Pairs of a search are interactive by default, regardless of their number, because a user waits for the search.
         """
         pairs = [
             (query, text_of(hit.document, with_title))

@@ -181,7 +181,7 @@ class ModelService:
 
     @property
     def golden(self) -> GoldenCheck:
-        """Golden check of the embedding model at startup, of the worst device."""
+        """Golden check of the embedding model at startup: the lowest cosines of all devices."""
         return self.model.golden
 
     @property

@@ -18,7 +18,7 @@ SHAPES = 2
 
 
 class ShapeWalk:
-    """Compares texts in one shape with the same texts in the next wider one. Used from the event loop only."""
+    """Compares vectors of texts in one shape with those in the next wider shape. Used from the event loop only."""
 
     def __init__(self, texts: ShapeTexts, shapes: Sequence[PaddedShape], floor: float) -> None:
         self._texts, self._shapes, self._floor = texts, shapes, floor

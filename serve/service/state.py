@@ -59,7 +59,7 @@ class ServerState:
     def open(
         cls, settings: Settings, registry: CollectorRegistry | None = None, encoder: Encoder | None = None
     ) -> Self:
-        """Read the keys and open the service. Raises UsageError for invalid keys, and what ModelService.open raises."""
+        """Read the keys and open the service. Raises UsageError for invalid keys, and errors of ModelService.open."""
         keys = ApiKeys.open(settings.api_key_file)
         admin = ApiKeys.open(settings.admin_key_file, scope=ADMIN)
         writers = ApiKeys.open(settings.write_key_file, scope=WRITE)

@@ -1,4 +1,4 @@
-"""Histograms for one thread: an observation takes 0.2 us, in prometheus_client two locks and 1.5 us.
+"""Histograms for one thread: an observation takes 0.2 us. In prometheus_client it takes two locks and 1.5 us.
 
 A request makes seven observations, so the difference is one per cent of a query's time. Scrapes run on the same thread.
 """

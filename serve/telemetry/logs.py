@@ -28,7 +28,7 @@ FIELDS = "fields"
 
 # Characters that could end a line or control a terminal: C0, DEL, C1, and Unicode's line separators.
 _CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
-# The ones among them that JSON allows unescaped in strings.
+# Those that the JSON encoder writes unescaped, because JSON allows it.
 _ESCAPED = {code: f"\\u{code:04x}" for code in _CONTROLS if code >= 32}
 
 

@@ -27,7 +27,8 @@ class CloseReason(StrEnum):
 OTHER = "other"  # route label of all paths that are not routes
 CLASSES = ("2xx", "4xx", "5xx")
 
-# On an idle machine models take 1 to 30 ms for a query, so the buckets are narrow there. Clients give up after 30 s.
+# On an idle machine models take 1 to 30 ms for a query, so the buckets are narrow in this range. Clients give up after
+# 30 s.
 _SECONDS = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 )  # fmt: skip
@@ -35,7 +36,7 @@ _SECONDS = (
 _SHORT = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-_SHARE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # batches may have 0.05, and small ones a little more
+_SHARE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # up to 0.05 is allowed, and a little more in small batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class OtelTracer:
         span.end(ended)
 
     def close(self) -> None:
-        """Send the remaining spans, for at most CLOSE_SECONDS: exports to a dead collector are retried for 30 s."""
+        """Send the remaining spans, for at most CLOSE_SECONDS: exports that fail are retried for 30 s."""
         flush = Thread(target=self._provider.shutdown, daemon=True)
         flush.start()
         flush.join(CLOSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Tracing setup: creates a tracer if OpenTelemetry's variables ask for it. OpenTelemetry is only then imported."""
+"""Tracing setup: creates a tracer if OpenTelemetry's variables configure one. Only then it imports OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RequestTracer(Protocol):
 def tracer_from_environment(environment: Mapping[str, str]) -> RequestTracer | None:
     """Return the tracer that OpenTelemetry's variables configure, or None.
 
-    A configuration that is not supported is logged as a warning, because serving matters more than traces.
+    A configuration that is not supported is logged as a warning, because the server must also start without traces.
     """
     if not _wanted(environment):
         return None

@@ -17,7 +17,7 @@ from embedship.serve.service.state import ServerState
 
 
 def routes(state: ServerState, service: ModelService) -> tuple[Route, ...]:
-    """Return the routes of the main port; /metrics only if it has no port of its own."""
+    """Return the routes of the main port; /metrics only if --metrics-port is not set."""
     handlers = HealthRoutes(state, service)
     main = (
         *_health_checks(handlers),

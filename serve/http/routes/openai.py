@@ -66,7 +66,7 @@ class OpenAIRoutes:
         return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
 
     async def tokens(self, request: schemas.TokensRequest, call: RequestInfo) -> Response:
-        """The same, for servers that also accept token ids instead of texts."""
+        """Handle the same route on servers that also accept token ids instead of texts."""
         common.check_dimensions(request.dimensions, self._model.dimensions)
         if (ids := _ids(request.input)) is not None:
             common.check_count(len(ids), "input", self._service.settings)

@@ -1,4 +1,4 @@
 """Goals page.
 
-render.py  What a build by goal measured, as a page
+render.py  HTML page with the measurements of a build by goal
 """

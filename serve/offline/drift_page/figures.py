@@ -44,7 +44,7 @@ def distances(found: DriftComparison) -> Plot:
 
 
 def pvalues(found: DriftComparison) -> Plot:
-    """Plot sorted p-values and those without drift, a diagonal (Schweder and Spjotvoll, Biometrika 69, 1982)."""
+    """Plot sorted p-values. Without drift they are on the diagonal (Schweder and Spjotvoll, Biometrika 69, 1982)."""
     values = sorted(found.pvalues)
     x = axis.even("share of dimensions", [0, 1], from_zero=True)
     y = axis.even("p-value of the KS test", [0, 1], from_zero=True)
