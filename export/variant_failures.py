@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from embedship.errors import GateError, MissingExtra, UsageError
 from embedship.export.steps import StepTimer
 from embedship.export.variants.recipes import PLAIN
 from embedship.files import sealed
+
+# The disk is full, over quota, read-only or failing, or a file reached its size limit.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 
 class VariantError(GateError):
@@ -28,6 +32,10 @@ def failing(name: str, stage: ExportStage) -> Iterator[None]:
         yield
     except VariantError:
         raise
+    except OSError as error:
+        if error.errno in _DISK:  # not the variant's fault: the output folder explains it
+            raise
+        raise VariantError(name, stage, _reason(error)) from error
     except Exception as error:  # converters and runtimes have no common error class
         raise VariantError(name, stage, _reason(error)) from error
 

@@ -68,13 +68,13 @@ def test_keys_of_file_and_variable_count_together(file: Path) -> None:
     [
         (b"", None, "contains no key"),
         (b"# none yet\n\n", None, "contains no key"),
-        (b"long-enough-to-be-one\nshort-secret\n", None, "line 2: a key is at least 16"),
-        (b"with white space in it\n", None, "line 1: a key is at least 16"),
-        ("schlüssel-zum-haus".encode(), None, "line 1: a key is at least 16"),
+        (b"long-enough-to-be-one\nshort-secret\n", None, "line 2: a key must have at least 16"),
+        (b"with white space in it\n", None, "line 1: a key must have at least 16"),
+        ("schlüssel-zum-haus".encode(), None, "line 1: a key must have at least 16"),
         (b"\xff\xfe", None, "cannot be read: it is not UTF-8"),
         (None, None, "cannot be read: No such file"),
         (b"long-enough-to-be-one", " ", f"{VARIABLE} contains no key"),
-        (b"long-enough-to-be-one", "short-secret", f"{VARIABLE}, key 1: a key is at least 16"),
+        (b"long-enough-to-be-one", "short-secret", f"{VARIABLE}, key 1: a key must have at least 16"),
     ],
 )
 def test_what_is_no_key_is_named_but_not_shown(

@@ -185,7 +185,7 @@ def changed(
         assert most > before + QUEUE, "the first were more chunks than may wait"
         kept = [row for row in passages[:-1] if row not in (passages[2], passages[4])]
         wanted = {row["id"]: row for row in (*kept, longer, shorter, *new[:5])}
-        first = asked.service.collection.backend.known(list(wanted))
+        first = asked.service.collection.backend.resolve_ids(list(wanted))
         ordered = sorted(wanted.values(), key=lambda row: first[row["id"]])
         with opened(replace(settings, index=built(bundle, ordered, tmp_path_factory.mktemp("anew")))) as anew:
             yield Changed(asked, anew, ordered)

@@ -106,7 +106,9 @@ def test_floors_are_set_one_by_one() -> None:
     "setting", ["int8-minimum", "int4-minimum=0.9", "int8-least=0.9", "int8-mean=x", "int8-mean=2"]
 )
 def test_a_floor_that_is_none_is_refused_with_what_is_allowed(setting: str) -> None:
-    with pytest.raises(UsageError, match=f"--floor {setting}: .*float32, float16, .*minimum, mean, overlap, length"):
+    with pytest.raises(
+        UsageError, match=f"--floor {setting} must .*float32, float16, .*minimum, mean, overlap, length"
+    ):
         floors([setting])
 
 

@@ -190,7 +190,7 @@ def test_a_write_that_is_cut_off_half_way_is_not_acknowledged(
         upsert(entities[1:])
 
     other = {"id": "other", "text": "another document"}
-    monkeypatch.setattr(collection, "_put", cut)
+    monkeypatch.setattr(collection, "_upsert", cut)
     assert put(behind, [GOUT, other]).status_code == 503
     monkeypatch.undo()
     wire.mend()

@@ -49,8 +49,8 @@ def test_ids_of_tokenize_give_the_vector_of_the_text(trusting: Any) -> None:
     [
         ([5, 102], 400, "do not begin with [101] and end with [102]"),
         ([[101, 102], [101, 5]], 400, "Text 1: the ids do not begin with"),
-        ([[101, 102], [101, 30522, 102]], 400, "Text 1: this model's ids are 0 to 30521"),
-        ([101, -1, 102], 400, "Text 0: this model's ids are"),
+        ([[101, 102], [101, 30522, 102]], 400, "Text 1: the ids of this model are 0 to 30521"),
+        ([101, -1, 102], 400, "Text 0: the ids of this model are"),
         ([[]], 400, "do not begin with"),
         ([101, *[5] * 300, 102], 413, "has 302 token ids"),
         ([101, "a"], 400, "not a mixture"),
