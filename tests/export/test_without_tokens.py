@@ -75,7 +75,7 @@ def test_export_and_evaluate_leave_them_out_and_name_them(
 def test_nothing_but_such_texts_is_refused_with_a_sentence(bare: Path, tmp_path: Path) -> None:
     hollow = lines(tmp_path / "texts.jsonl", [ZERO])
     for given, sentence in (
-        (ExportOptions(texts=hollow), "--texts holds no text"),
+        (ExportOptions(texts=hollow), "--texts contains no text"),
         (ExportOptions(queries=hollow), "--queries hol"),
     ):
         with pytest.raises(UsageError, match=sentence):

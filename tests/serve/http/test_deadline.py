@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -42,6 +43,9 @@ def test_a_deadline_that_passes_is_504_in_the_shape_of_the_route(api: Any, path:
     assert answer.status_code == 504
     assert "No response within 0.001 s" in str(answer.json()["error"])
     assert api.metric("embedship_rejections_total", reason="expired") == before + 1
+    end = time.monotonic() + 30  # permits are held until the work has stopped
+    while api.metric("embedship_permits_in_use") and time.monotonic() < end:
+        time.sleep(0.01)
     assert api.metric("embedship_permits_in_use") == 0
 
 

@@ -81,9 +81,9 @@ def test_cohere_gives_the_same_codes(api: Any, vectors: np.ndarray) -> None:
     [
         ({"embedding_types": ["uint8"]}, 400, "uint8"),
         ({"embedding_types": []}, 400, "embedding_types: the list is empty"),
-        ({"truncate": "START"}, 400, "cuts the end only"),
+        ({"truncate": "START"}, 400, "only truncates at the end"),
         ({"truncate": "NONE", "texts": [LONG]}, 413, "Text 0 has"),
-        ({"output_dimension": 5}, 400, "output_dimension: 5 is none"),
+        ({"output_dimension": 5}, 400, "output_dimension: the model was not trained for 5"),
         ({"input_type": "image"}, 400, "image"),
         ({"images": ["data:"]}, 400, "unknown field `images`"),
     ],
