@@ -76,7 +76,7 @@ def test_nothing_but_such_texts_is_refused_with_a_sentence(bare: Path, tmp_path:
     hollow = lines(tmp_path / "texts.jsonl", [ZERO])
     for given, sentence in (
         (ExportOptions(texts=hollow), "--texts contains no text"),
-        (ExportOptions(queries=hollow), "--queries hol"),
+        (ExportOptions(queries=hollow), "--queries contains no"),
     ):
         with pytest.raises(UsageError, match=sentence):
             build(bare, tmp_path / "bundle", given, StepTimer(Console(quiet=True)))

@@ -24,7 +24,7 @@ from .conftest import Live, launched
 
 SECONDS = 60
 KEY = "a-key-of-the-tests-0123456789"
-HEAD = f"POST %s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: 40\r\n%s\r\n"
+HEAD = f"POST %s HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\ncontent-length: 40\r\n%s\r\n"
 
 
 @pytest.fixture(scope="module")

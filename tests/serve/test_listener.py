@@ -18,7 +18,7 @@ from embedship.serve.http.server import GracefulServer, _refuse_syn, bind_socket
 from embedship.serve.service.drain import GracefulShutdown
 
 SECONDS = 30
-GET = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n"
+GET = b"GET %s HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 @contextmanager

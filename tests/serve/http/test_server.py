@@ -90,7 +90,7 @@ def test_a_bulk_request_is_answered_in_its_order_while_queries_pass(live: Any, e
 
 def test_a_client_that_leaves_is_counted_and_its_permits_return(live: Any) -> None:
     body = json.dumps({"inputs": ["a rather long text " * 60] * 200}).encode()
-    head = f"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", live.port), SECONDS) as connection:
         connection.sendall(head + body)
         wait_for(lambda: sample(live, "embedship_permits_in_use") >= 200)
@@ -112,7 +112,7 @@ class Client:
     """A keep-alive client on a bare socket, which tells a refusal from a loss."""
 
     BODY = b'{"inputs": "how do I open a file for reading in python"}'
-    REQUEST = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+    REQUEST = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
     def __init__(self, port: int, seen: Counter[str]) -> None:
         self.port = port
@@ -202,7 +202,7 @@ def test_ctrl_c_ends_at_once_when_nothing_runs(launch: Callable[..., Any]) -> No
 def test_a_second_ctrl_c_does_not_wait(launch: Callable[..., Any]) -> None:
     live = launch("--drain-seconds", "600")
     with socket.create_connection(("127.0.0.1", live.port), SECONDS) as connection:
-        connection.sendall(b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")  # and no body
+        connection.sendall(b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n")  # and no body
         wait_for(lambda: sample(live, 'embedship_requests_total{route="/metrics",status="2xx"}') > 0)
         live.process.send_signal(signal.SIGINT)
         wait_for(lambda: httpx.get(f"{live.url}/ready", timeout=SECONDS).status_code == 503)

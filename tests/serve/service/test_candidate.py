@@ -221,7 +221,7 @@ def test_without_a_candidate_all_is_zero_and_nothing_can_be_taken_up(
         assert asked.metric("embedship_candidate_latency_seconds", side="candidate", statistic="p99") == 0
         answer = asked.ask("POST", "/admin/reload", json={"candidate": True}, headers=HEADERS)
         assert answer.status_code == 409
-        assert "start the server with --candidate-index" in answer.json()["error"]
+        assert "start it with --candidate-index" in answer.json()["error"]
         both = {"candidate": True, "bundle": "/models/v2"}
         assert asked.ask("POST", "/admin/reload", json=both, headers=HEADERS).status_code == 422
 
