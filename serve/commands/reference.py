@@ -126,18 +126,6 @@ def runnable_variants(bundle: Bundle) -> list[Variant]:
     return [accurate, *others]
 
 
-def nearest(bundle: Bundle) -> Variant:
-    """Return the variant with the highest mean cosine to the checkpoint; if several are equal, the first one."""
-    return max(bundle.manifest.variants, key=lambda variant: round(variant.parity.mean, 6))
-
-
-def runnable(bundle: Bundle) -> list[Variant]:
-    """Return the variant of `nearest`, then the others that this machine can run."""
-    plain, here = nearest(bundle), hardware.machine()
-    others = (v for v in bundle.manifest.variants if v is not plain and here.meets(v.needs))
-    return [plain, *others]
-
-
 def _report(
     path: Path, bundle: Bundle, fitted: DriftReference, log: QueryLog, accepted: FalseAlarms, seconds: float
 ) -> ReferenceReport:

@@ -15,7 +15,7 @@ EXPECTED = ["ok", "ok", *["warn"] * 8, "ok", "warn", "unknown", "ok"]
 
 
 class Recorded:
-    """A detector that returns recorded reports."""
+    """A detector that returns given reports."""
 
     def __init__(self, scores):
         self._scores = iter(scores)
@@ -28,7 +28,7 @@ class Recorded:
         )
 
 
-def test_a_recorded_sequence_of_drift_does_not_flap():
+def test_a_sequence_of_drift_does_not_flap():
     watch = LiveDrift(Recorded(RECORDED), None, 100, 0)
     reports = [watch.evaluate(60.0 * minute) for minute in range(len(RECORDED))]
     assert [report.state for report in reports] == EXPECTED

@@ -169,7 +169,9 @@ def test_int8_queries_against_a_float32_reference_are_no_drift(bundle, variant):
         assert report.state is SignalState.OK
         assert report.statistic_median < 1.5 * report.statistic_noise
         scores.append((report.score, ignored.evaluate().score))
-    assert np.mean(scores, axis=0) @ [-1, 1] > 0.02  # the better int8 is calibrated, the smaller the shift
+    assert all(ignored_score > known_score for known_score, ignored_score in scores)
+    # With short texts in its calibration onnx-int8 shifts less than it did (0.042 measured, AVX512-VNNI).
+    assert np.mean(scores, axis=0) @ [-1, 1] > (0.05 if variant == "openvino-int8" else 0.02)
 
 
 def test_the_numbers_are_those_of_the_ks_test():
