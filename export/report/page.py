@@ -54,6 +54,7 @@ def html(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) ->
         sizes=figures.recall_against_bytes(quality, choice.variant) if quality else None,
         spreads=_spreads(manifest, histograms),
         quality=tables.quality(quality, choice.variant) if quality else None,
+        certified=tables.shape_certificates(manifest),
         tables=tables,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embedship.bundle import BundleManifest, Quantisation, RetrievalReport, Variant, VectorCodes
+from embedship.bundle import BundleManifest, Quantisation, RetrievalReport, ShapeCertificate, Variant, VectorCodes
 from embedship.charts.table import ChartTable, ColumnKind, TableColumn, TableRow, facts, text
 from embedship.export.report.figures import frontier
 from embedship.export.report.wording import (
@@ -95,6 +95,22 @@ def invariance(manifest: BundleManifest) -> ChartTable:
         "beyond the longest, padded on the left (not measured where the checkpoint itself depends on the side)."
     )
     return ChartTable(caption, columns, [row(v) for v in manifest.variants])
+
+
+def shape_certificates(manifest: BundleManifest) -> ChartTable | None:
+    """Return the certificates of batch shapes, or None if no variant has one."""
+
+    def row(v: Variant, found: ShapeCertificate) -> TableRow:
+        figures = (f"{found.checked:,}", f"{len(found.wrong):,}", cosine(found.worst), f"{found.seconds:.1f} s")
+        return TableRow((v.name, found.runtime, *figures, str(found.streams)), v.name == manifest.choice.variant)
+
+    rows = [row(v, v.shapes) for v in manifest.variants if v.shapes]
+    headings = ("shapes", "wrong", "worst cosine", "took", "streams")
+    caption = (
+        "Each batch shape (rows x tokens) that a server can use was computed on this machine and compared with a wider "
+        "one. Wrong shapes are never used. Variants that are not shown are checked when a server first uses them."
+    )
+    return ChartTable(caption, (text("variant"), text("runtime"), *map(TableColumn, headings)), rows) if rows else None
 
 
 def operators(manifest: BundleManifest) -> ChartTable:

@@ -141,6 +141,7 @@ def test_a_real_bundle_holds_its_report(bundle: Path) -> None:
     assert {REPORT_HTML, REPORT_JSON} <= set(manifest.files)
     assert manifest.fingerprint in text
     assert f"Serve takes {manifest.choice.variant} " in text
+    assert "Each batch shape (rows x tokens) that a server can use was computed on this machine" in text
     report = json.loads((bundle / REPORT_JSON).read_bytes())
     assert {name: sum(h["counts"]) for name, h in report["cosines"].items()} == {
         v.name: v.parity.texts for v in manifest.variants

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from embedship.bundle import BundleManifest, Quantisation
+from embedship.bundle import BundleManifest, Quantisation, ShapeCertificate, WrongShape
 from embedship.charts.table import ChartTable
 from embedship.export.report import tables
 
@@ -61,6 +61,28 @@ def test_what_was_not_measured_is_said(manifest: Make) -> None:
         assert set(column(tables.variants(unmeasured), heading)) == {"not measured"}
     assert set(column(tables.gate(unmeasured), "top-10 overlap")) == {"not measured"}
     assert set(column(tables.invariance(unmeasured), "worst")) == {"not measured"}
+
+
+def test_the_shape_certificate_is_shown_with_its_wrong_shapes(manifest: Make) -> None:
+    assert tables.shape_certificates(manifest()) is None
+    certificate = ShapeCertificate(
+        runtime="openvino 2026.4.1",
+        isa=("AVX512_VNNI",),
+        device="CPU",
+        streams=2,
+        plan="0123",
+        checked=252,
+        wrong=(WrongShape(8, 32, 0.55),),
+        worst=0.9991234,
+        seconds=10.94,
+    )
+    *others, chosen = manifest().variants
+    found = tables.shape_certificates(manifest(variants=(*others, replace(chosen, shapes=certificate))))
+    assert found is not None
+    assert [(row.cells[0], row.marked) for row in found.rows] == [("openvino-int8", True)]
+    assert found.rows[0].cells[1:4] == ("openvino 2026.4.1", "252", "1")
+    assert column(found, "took") == ["10.9 s"]
+    assert all(len(row.cells) == len(found.columns) for row in found.rows)
 
 
 def test_a_dynamic_scale_is_named(manifest: Make) -> None:
