@@ -17,9 +17,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from embedship import tune
 from embedship.export.silence import stay_offline
 
 stay_offline()
+# Exports of this process time their variants in short rounds: otherwise three quarters of a test that exports a small
+# model would go by in them. No test needs exact speeds.
+tune.ROUND_SECONDS = 0.1
 
 # The package index with a torch without CUDA. See the Makefile.
 TORCH_INDEX = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
