@@ -134,7 +134,7 @@ def test_a_key_is_not_sent_on_to_where_the_server_redirects() -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         ask = ServerClient(f"http://127.0.0.1:{server.server_port}/to/{server.server_port}", None, 10)
         ask._headers = {"Authorization": f"Bearer {KEY}"}
-        with pytest.raises(EngineError, match=r"redirects \(302\).*the API key was not sent on"):
+        with pytest.raises(EngineError, match=r"redirects \(302\).*The API key was not sent on"):
             ask("/info", dict)
         server.shutdown()
     assert _Elsewhere.asked == []
@@ -152,7 +152,7 @@ def test_an_answer_without_an_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPa
         def log_message(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(client, "_LARGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr(client, "_MAX_RESPONSE_BYTES", 1 << 20)
     with ThreadingHTTPServer(("127.0.0.1", 0), Long) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(EngineError, match="more than 1 MiB"):
