@@ -166,7 +166,8 @@ def _mutated(copy: Path, draw: random.Random) -> None:
     for name in draw.sample(NAMES, draw.randint(1, 3)) if draw.random() < 0.6 else NAMES[:2]:
         path = Path(f"{copy}/{name}")
         content = draw.randbytes(draw.randint(0, 30))
-        if "\0" not in name and len(name) < 256 and path.resolve().is_relative_to(copy.parent) and not path.is_dir():
+        free = "\0" not in name and len(name) < 256 and not path.is_dir() and not path.is_fifo()  # else: opening waits
+        if free and path.resolve().is_relative_to(copy.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             match draw.randint(0, 12):

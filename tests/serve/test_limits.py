@@ -133,7 +133,7 @@ def test_more_connections_than_files_are_a_sentence(bundle: Path) -> None:
     ended = started(bundle, "--connections", "1000", files=512)
     assert ended.returncode == 2
     assert (
-        f"--connections needs {1000 + PROBE_CONNECTIONS + 256} open files, and this process may have 512"
+        f"--connections needs {1000 + PROBE_CONNECTIONS + 256} open files, but this process may open at most 512"
         in ended.stderr
     )
 
