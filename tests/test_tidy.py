@@ -14,11 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE_COLUMNS = 100
 ONE_WORD_PERCENT = 20
-LONG_FUNCTIONS: frozenset[str] = frozenset(
-    {
-        "export.commands.export:export",
-    }
-)
+LONG_FUNCTIONS: frozenset[str] = frozenset()
 LONG_MODULES: frozenset[str] = frozenset(
     {
         "bundle.manifest",

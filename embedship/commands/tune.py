@@ -14,11 +14,12 @@ from rich.table import Table
 from embedship import tune as tuning
 from embedship import variant_choice
 from embedship.bundle import Bundle, Objective, VariantChoice
+from embedship.commands.options import BundleArgument, JsonOption
 from embedship.files import jsonl
 
 
 def tune(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: BundleArgument,
     objective: Annotated[
         Objective | None,
         typer.Option(help="What the variant should be best at (default: the objective of the export)."),
@@ -35,7 +36,7 @@ def tune(
             envvar=variant_choice.CACHE, help="Folder for the result (default: BUNDLE.choice.json next to the bundle)."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure every variant of a bundle on this machine, and store which one `serve` uses here.
 

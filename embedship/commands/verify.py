@@ -13,6 +13,7 @@ from rich.table import Table
 
 from embedship import golden, hardware, shapes, variant_choice
 from embedship.bundle import SIGNATURE, Bundle, Precision, ShapeCertificate
+from embedship.commands.options import BundleArgument, JsonOption
 from embedship.encoder import Encoder
 
 
@@ -37,7 +38,7 @@ class VariantCheck(msgspec.Struct, frozen=True):
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: BundleArgument,
     variant: Annotated[
         str | None, typer.Option(help="The variant to run (default: the one chosen for this machine).")
     ] = None,
@@ -46,7 +47,7 @@ def verify(
         Path | None,
         typer.Option("--key", help="Public key, PEM: the bundle must have a signature by its private half."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle, check its signature, run its golden texts, and run every batch shape.
 
