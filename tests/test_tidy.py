@@ -19,7 +19,6 @@ LONG_MODULES: frozenset[str] = frozenset(
     {
         "bundle.manifest",
         "export.build",
-        "monitor.assets.service",
         "serve.schemas",
     }
 )
