@@ -17,7 +17,6 @@ ONE_WORD_PERCENT = 20
 LONG_FUNCTIONS: frozenset[str] = frozenset()
 LONG_MODULES: frozenset[str] = frozenset(
     {
-        "export.build",
         "serve.schemas",
     }
 )
