@@ -13,7 +13,7 @@ from typing import NamedTuple
 # A process was slowed down if it used less than _LEAST_SHARE of its cores while other processes used at least
 # _OTHERS_SHARE of the machine. On a quiet machine it uses 0.85 to 1, because cores are idle at the end of a round.
 _LEAST_SHARE, _OTHERS_SHARE = 0.8, 0.1
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ProcessClock:

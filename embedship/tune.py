@@ -39,7 +39,7 @@ _LATENCY_ROUNDS = 5
 # the plain one and one other are open at a time.
 _TOGETHER_BYTES = 2**30
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def make_choice(
     """Return the record of choosing `variant`, with the measured speeds of `variants` on this machine."""
     names = [v.name for v in variants if v.name in speeds.tokens_per_second]
     if speeds.busy:
-        _LOGGER.warning(
+        logger.warning(
             "other programs used this machine while variants were timed: the speeds are too low, and the choice is by "
             "CPU time. `embedship tune` measures again"
         )
@@ -166,7 +166,7 @@ def remeasure(
         opened = dict(encoders)
         for name in names:
             if time.perf_counter() - start > limit_seconds:
-                _LOGGER.warning("%s was not measured: the limit of %.0f s has passed", name, limit_seconds)
+                logger.warning("%s was not measured: the limit of %.0f s has passed", name, limit_seconds)
                 continue
             progress(name)
             if encoder := _open(check, name, stack):
@@ -183,7 +183,7 @@ def remeasure(
                 if len(encoders) > 1 or not parts:
                     parts.append(measure(encoders, texts, round_seconds, clock))
     for name, error in [pair for timed in parts for pair in timed.failed.items()]:
-        _LOGGER.warning("%s does not run on this machine and is left out: %s", name, error)
+        logger.warning("%s does not run on this machine and is left out: %s", name, error)
     speeds = _joined(plain, parts).speeds
     measured = [v for v in bundle.manifest.variants if v.name in speeds.tokens_per_second]
     best = _best_within_recall_budget(bundle, variant_choice.rank(measured, objective, speeds))
@@ -246,7 +246,7 @@ def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:
         if known
         else variant_choice.other_machine_warning(bundle)
     )
-    _LOGGER.warning("%s: measuring again, for about %.0f s at most", reason, _AT_START_SECONDS)
+    logger.warning("%s: measuring again, for about %.0f s at most", reason, _AT_START_SECONDS)
     objective = bundle.manifest.choice.objective
     choice = remeasure(
         bundle, objective, round_seconds=_QUICK_SECONDS, limit_seconds=_AT_START_SECONDS, certified=False
@@ -280,7 +280,7 @@ def _open(check: Callable[[str, ExitStack], Encoder], name: str, stack: ExitStac
     try:
         return check(name, stack)
     except (MismatchError, MissingExtra, EngineError, GateError) as error:
-        _LOGGER.warning("%s does not run on this machine and is left out: %s", name, error)
+        logger.warning("%s does not run on this machine and is left out: %s", name, error)
         return None
 
 

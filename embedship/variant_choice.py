@@ -33,7 +33,7 @@ from embedship.files import sealed
 GAIN = 1.03
 CACHE = "EMBEDSHIP_CACHE"
 _FORMAT = 1
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class StoredChoice(ManifestRecord, frozen=True):
@@ -157,9 +157,7 @@ def variant(bundle: Bundle, name: str | None = None) -> Variant:
         return bundle.variant(name)
     if choice := find_choice(bundle):
         return bundle.variant(choice.variant)
-    _LOGGER.warning(
-        "%s. Measure on this machine with `embedship tune %s`", other_machine_warning(bundle), bundle.folder
-    )
+    logger.warning("%s. Measure on this machine with `embedship tune %s`", other_machine_warning(bundle), bundle.folder)
     return bundle.variant(bundle.manifest.choice.variant)
 
 
@@ -220,5 +218,5 @@ def load(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:
 
 
 def _warn_unused(reason: str) -> VariantChoice | None:
-    _LOGGER.warning("the stored choice of this machine is not used: %s. `embedship tune` writes a new one", reason)
+    logger.warning("the stored choice of this machine is not used: %s. `embedship tune` writes a new one", reason)
     return None

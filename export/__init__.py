@@ -2,6 +2,7 @@
 
 build.py             the export: build variants, run gates, choose, write the bundle
 dry_run.py           the plan of an export
+inputs.py            opens and reads the inputs of an export
 options.py           ExportOptions
 output_folder.py     the folder that becomes the bundle
 probe_pairs.py       probe pairs for re-rankers

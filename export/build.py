@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,32 +31,22 @@ from embedship.bundle import (
 )  # fmt: skip
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
-from embedship.errors import UsageError
 from embedship.export import probe_pairs, probe_texts
 from embedship.export.checkpoint import layout
-from embedship.export.checkpoint.cross_encoder import CrossEncoderCheckpoint
-from embedship.export.checkpoint.embedder import EmbedderCheckpoint, embedding
-from embedship.export.checkpoint.folder import SentenceTransformersFolder
-from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
-from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.checkpoint.embedder import embedding
 from embedship.export.gates import parity, retrieval, shape_certificates, vector_codes
-from embedship.export.gates.dataset import RetrievalDataset
 from embedship.export.gates.retrieval import VariantDecision
+from embedship.export.inputs import ExportInputs, encodable, prepare_export, without_pairs
 from embedship.export.options import ExportOptions
 from embedship.export.output_folder import output_folder
 from embedship.export.report import provenance, sbom
 from embedship.export.report.page import write as write_report
-from embedship.export.silence import stay_offline
 from embedship.export.steps import StepTimer
 from embedship.export.variant_failures import VariantFailures, failing
 from embedship.export.variants import recipes as variants_recipes
-from embedship.export.variants import targets
-from embedship.export.variants.converter import GraphConverter
-from embedship.export.variants.targets import HardwareTarget
 from embedship.files import sealed
 from embedship.files.sealed import sha256_of
 from embedship.monitor.drift.reference import DriftReference
-from embedship.queries import QueryLog
 from embedship.tokens import Text, Tokenizer
 from embedship.variant_choice import VariantSpeeds
 
@@ -67,36 +56,11 @@ _CALIBRATED, _JUDGED, _TIMED = 100, 200, 300
 # Number of texts on which the rescoring multiplier is measured, unless --eval provides a corpus.
 _SEARCHED = 1000
 
-
-if TYPE_CHECKING:
-    from embedship.bundle.signing import BundleSigner
-
-
 _NAN = float("nan")
-# NNCF quantises this variant until its cosines reach the floor.
-_ACCURATE = "openvino-int8-accuracy"
 _UNMEASURED = (
     ParityReport(texts=0, longest=0, minimum=_NAN, mean=_NAN, overlap=_NAN, length=_NAN, worst_text=""),
     InvarianceReport(texts=0, shuffled=_NAN, over_padded=_NAN, other_side=None, worst_text=""),
 )
-
-
-class _InputTexts(NamedTuple):
-    """The texts of the user's files, read before anything slow begins."""
-
-    real: list[Text]
-    queries: QueryLog | None
-    evaluation: RetrievalDataset | None
-
-
-class ExportInputs(NamedTuple):
-    """Everything that an export needs before it builds the first variant."""
-
-    recipes: dict[str, variants_recipes.VariantRecipe]
-    isa: HardwareTarget  # target of the int8 files
-    texts: _InputTexts
-    checkpoint: SourceModel
-    signer: BundleSigner | None
 
 
 def build(
@@ -116,80 +80,6 @@ def build(
     return Bundle.open(out)
 
 
-@contextmanager
-def prepare_export(checkpoint: Path | str, wishes: ExportOptions, steps: StepTimer) -> Iterator[ExportInputs]:
-    """Open and read all inputs of an export. Everything that can be refused before the slow part is refused here."""
-    stay_offline()
-    isa = targets.cpu(wishes.target, hardware.machine())
-    variants_recipes.require_known(wishes.variants, wishes.target, isa)
-    wishes.converter.require()
-    _refuse_inapplicable_options(wishes)
-    if wishes.max_recall_drop is not None and wishes.evaluation is None:
-        raise UsageError("--max-recall-drop needs --eval DIR: recall cannot be measured without questions")
-    # Refuse invalid checkpoints before reading the texts.
-    with open_checkpoint(checkpoint, _opening(wishes), steps) as source:
-        signer = _signer(wishes.sign)
-        with steps.step("texts"):
-            texts = _read(wishes)
-        with steps.step("checkpoint"):
-            loaded = _loaded(source, wishes)
-        recipes = variants_recipes.wanted(wishes.variants, wishes.target, isa, loaded.transformer.config)
-        yield ExportInputs(recipes, isa, texts, loaded, signer)
-
-
-def _loaded(source: SentenceTransformersFolder, wishes: ExportOptions) -> SourceModel:
-    if wishes.task is Task.RERANK:
-        return CrossEncoderCheckpoint.open(source, wishes.name)
-    return EmbedderCheckpoint.open(source, wishes.name, wishes.converter.packages)
-
-
-def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
-    """Raise UsageError for options that do not apply to re-rankers, which compute no vectors."""
-    if wishes.task is Task.EMBED:
-        return
-    options = {
-        "--queries": wishes.queries,
-        "--eval": wishes.evaluation,
-        "--base": wishes.base,
-        "--pooling": wishes.pooling,
-        "--trust-remote-code": wishes.trust_remote_code,
-        "--converter optimum": wishes.converter is not GraphConverter.EMBEDSHIP,
-        f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(wishes.variants),
-    }
-    for name, value in options.items():
-        if value:
-            raise UsageError(f"{name} applies to embedding models only: leave it out with --task {wishes.task}")
-
-
-def _signer(key: Path | None) -> BundleSigner | None:
-    """Read the signing key before anything slow begins. The signing library is imported only if a key is given."""
-    if key is None:
-        return None
-    from embedship.bundle.signing import BundleSigner
-
-    return BundleSigner.open(key)
-
-
-def _opening(wishes: ExportOptions) -> OpenOptions:
-    return OpenOptions(
-        base=wishes.base,
-        pooling=wishes.pooling,
-        normalize=wishes.normalize,
-        allow_pickle=wishes.allow_pickle,
-        trust_remote_code=wishes.trust_remote_code,
-        task=wishes.task,
-    )
-
-
-def _read(wishes: ExportOptions) -> _InputTexts:
-    evaluation = wishes.evaluation and RetrievalDataset.read(wishes.evaluation, wishes.evaluation_title)
-    log = queries.read(wishes.queries) if wishes.queries else None
-    real: list[Text] = (
-        probe_pairs.real(wishes.texts) if wishes.task is Task.RERANK else [*probe_texts.real(wishes.texts)]
-    )
-    return _InputTexts(real, log, evaluation or None)
-
-
 class ExportRun:
     """One running export, in its temporary folder."""
 
@@ -198,7 +88,7 @@ class ExportRun:
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
-        self.texts = _encodable(texts._replace(real=_sample(texts.real, wishes)), self.tokenizer, checkpoint, steps)
+        self.texts = encodable(texts._replace(real=_sample(texts.real, wishes)), self.tokenizer, checkpoint, steps)
         # Calibration texts and test texts must differ: int8 may not be judged on the texts that it was calibrated on.
         calibrated = min(_CALIBRATED, (len(self.texts.real) + 1) // 2)
         self.calibrated, rest = self.texts.real[:calibrated], self.texts.real[calibrated:]
@@ -284,7 +174,7 @@ class ExportRun:
         """Return texts of a few tokens, to calibrate or judge int8. Empty for a re-ranker: its pairs are long."""
         if self.wishes.task is Task.RERANK:
             return []
-        texts = probe_texts.short(_alone(self.calibrated if calibrated else self.judged), calibrated)
+        texts = probe_texts.short(without_pairs(self.calibrated if calibrated else self.judged), calibrated)
         special = sum(map(len, self.tokenizer.special_tokens))
         lengths = self.tokenizer(texts).lengths
         return [text for text, n in zip(texts, lengths, strict=True) if 0 < n - special <= probe_texts.SHORT_TOKENS]
@@ -370,7 +260,9 @@ class ExportRun:
         for name in ranked:
             step = self.steps.step("candidates for sign bits")
             with self.failures.optional(name), failing(name, ExportStage.RETRIEVAL), step:
-                return retrieval.on_texts(encoders[name], self.codes, _alone(self.searched), _alone(self.judged))
+                return retrieval.on_texts(
+                    encoders[name], self.codes, without_pairs(self.searched), without_pairs(self.judged)
+                )
         raise AssertionError("the plain variant is always ranked, and its failure stops the export")
 
     def _reference(self, model: str, encoders: dict[str, Encoder]) -> None:
@@ -439,30 +331,4 @@ class ExportRun:
 def _sample(texts: Sequence[Text], wishes: ExportOptions) -> list[Text]:
     if wishes.task is Task.RERANK:
         return probe_pairs.sample(texts, _SEARCHED, wishes.seed)
-    return [*probe_texts.sample(_alone(texts), _SEARCHED, wishes.seed)]
-
-
-def _encodable(texts: _InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel, steps: StepTimer) -> _InputTexts:
-    """Drop texts without tokens: an empty text has no vector if the tokenizer adds no special tokens.
-
-    Raises UsageError if no text is left.
-    """
-    pipeline = checkpoint.pipeline
-    real = [text for text, length in zip(texts.real, tokenizer(texts.real).lengths, strict=True) if length]
-    if not real:
-        raise UsageError("--texts contains no text with tokens: give texts like those that you will embed")
-    log = texts.queries
-    if log is not None:
-        lengths = np.array(tokenizer(log.texts, pipeline.prompt(pipeline.query_prompt)).lengths, dtype=np.int64)
-        if not lengths.any():
-            raise UsageError("--queries contains no query with tokens: give queries like those that users will ask")
-        if not lengths.all():
-            steps.note(f"--queries: {(lengths == 0).sum():,} of {len(log):,} queries have no tokens and are left out")
-            log = log.only(np.flatnonzero(lengths))
-    evaluation = texts.evaluation and texts.evaluation.encodable(tokenizer, pipeline, steps.note)
-    return _InputTexts(real, log, evaluation)
-
-
-def _alone(texts: Sequence[Text]) -> list[str]:
-    """Return the texts that are not pairs. For an embedding model these are all texts."""
-    return [text for text in texts if isinstance(text, str)]
+    return [*probe_texts.sample(without_pairs(texts), _SEARCHED, wishes.seed)]

@@ -25,9 +25,9 @@ from embedship.bundle import (
 )  # fmt: skip
 from embedship.errors import EmbedshipError
 from embedship.export import output_folder
-from embedship.export.build import ExportInputs, prepare_export
 from embedship.export.checkpoint import layout
 from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.inputs import ExportInputs, prepare_export
 from embedship.export.options import ExportOptions
 from embedship.export.report.sbom import SBOM
 from embedship.export.steps import StepTimer

@@ -7,7 +7,6 @@ errors.py         Errors that a request can end with, and their HTTP status
 interruption.py   Ends work on a thread when no caller waits for its result any more
 main.py           Starts the server process from its settings
 progress.py       Progress bar and counters of encoding
-schemas.py        Request and response types of the routes
 settings.py       Settings of the server: flags, environment variables, documentation
 batching/         Queue, admission and batches of texts
 bulk/             Encoding of large data sets
@@ -21,6 +20,7 @@ indexing/         Building, migrating and updating an index
 live/             Writable index on the local disk
 milvus/           Index in Milvus
 offline/          Drift reports and training data from logs
+schemas/          Request and response types of the routes
 search/           Interface of search backends, and hybrid search
 service/          State of a server, and the objects that handle its requests
 telemetry/        Metrics, logs and traces

@@ -105,8 +105,11 @@ ORDER: dict[str, tuple[tuple[str, ...], ...]] = {
         ("gates",),
         ("options",),
         ("report",),
-        ("build",),
-        ("dry_run",),
+        ("inputs",),
+        (
+            "build",
+            "dry_run",
+        ),
         ("commands",),
     ),
     "serve": (

@@ -14,19 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE_COLUMNS = 100
 ONE_WORD_PERCENT = 20
-LONG_FUNCTIONS: frozenset[str] = frozenset(
-    {
-        "export.commands.export:export",
-    }
-)
-LONG_MODULES: frozenset[str] = frozenset(
-    {
-        "bundle.manifest",
-        "export.build",
-        "monitor.assets.service",
-        "serve.schemas",
-    }
-)
+LONG_FUNCTIONS: frozenset[str] = frozenset()
+LONG_MODULES: frozenset[str] = frozenset()
 METAPHORS: frozenset[str] = frozenset()
 WIDE_PAGES: frozenset[str] = frozenset({"helm/README.md", "helm/embedship/README.md"})
 

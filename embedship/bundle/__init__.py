@@ -1,49 +1,55 @@
 """The bundle: a folder with one model, its measurements, and what is needed to verify it.
 
-bundle.py    Opens, writes and verifies a bundle
-manifest.py  The records of bundle.json
-signing.py   Signatures with OpenSSF model signing
+bundle.py        Opens, writes and verifies a bundle
+manifest.py      The records of bundle.json: model, variants, origin
+measurements.py  Its records of what was measured
+record.py        The base class of these records, and enumerations
+signing.py       Signatures with OpenSSF model signing
 """
 
 from embedship.bundle.bundle import Bundle, unexpected_files
 from embedship.bundle.manifest import (
-    FORMAT,
     GOLDEN,
     MANIFEST,
-    NO_CODES,
     REFERENCE,
     REPORT_HTML,
     REPORT_JSON,
     SIGNATURE,
-    TASK_FORMAT,
     TOKENIZER,
     AdapterMerge,
     BundleManifest,
-    ExportStage,
-    InvarianceReport,
     LeftOut,
-    MachineInfo,
-    ManifestRecord,
     ModelSource,
     ModelSpec,
-    Objective,
-    ParityFloors,
-    ParityReport,
-    Precision,
     Provenance,
-    Quantisation,
-    RetrievalReport,
-    RetrievalResult,
-    Runtime,
-    ShapeCertificate,
-    Similarity,
-    Task,
     Variant,
     VariantChoice,
-    VectorCode,
+    fingerprint,
+)
+from embedship.bundle.measurements import (
+    NO_CODES,
+    InvarianceReport,
+    MachineInfo,
+    ParityFloors,
+    ParityReport,
+    RetrievalReport,
+    RetrievalResult,
+    ShapeCertificate,
     VectorCodes,
     WrongShape,
-    fingerprint,
+)
+from embedship.bundle.record import (
+    FORMAT,
+    TASK_FORMAT,
+    ExportStage,
+    ManifestRecord,
+    Objective,
+    Precision,
+    Quantisation,
+    Runtime,
+    Similarity,
+    Task,
+    VectorCode,
 )
 
 __all__ = [

@@ -13,19 +13,8 @@ from typing import Self
 
 import msgspec
 
-from embedship.bundle.manifest import (
-    FORMAT,
-    GOLDEN,
-    MANIFEST,
-    SIGNATURE,
-    TASK_FORMAT,
-    TOKENIZER,
-    BundleManifest,
-    Runtime,
-    Task,
-    Variant,
-    fingerprint,
-)
+from embedship.bundle.manifest import GOLDEN, MANIFEST, SIGNATURE, TOKENIZER, BundleManifest, Variant, fingerprint
+from embedship.bundle.record import FORMAT, TASK_FORMAT, Runtime, Task
 from embedship.errors import UnsafeError, UsageError
 from embedship.files import sealed
 from embedship.files.sealed import SealedFile

@@ -2,6 +2,7 @@
 
 demo.py      `embedship demo`
 main.py      The command line: finds and runs a command
+options.py   Makes a command from an options dataclass; options that many commands have
 sign.py      `embedship sign`
 transfer.py  `embedship push` and `embedship pull`
 tune.py      `embedship tune`

@@ -34,7 +34,7 @@ _OPERATIONS = "Operations"
 
 COMMANDS = {
     "demo": CommandSpec(
-        "embedship.commands.demo", "Run everything on a real model and real text.", "demo", "Start here"
+        "embedship.commands.demo", "Export, index, serve and monitor a small real model.", "demo", "Start here"
     ),
     "export": CommandSpec(
         "embedship.export.commands.export", "Turn a checkpoint into a verified bundle.", "cpu,export", _BUNDLES
@@ -66,12 +66,15 @@ COMMANDS = {
         "embedship.serve.commands.check", "Compare a running server's vectors with the golden texts.", "cpu", _SERVING
     ),
     "compare": CommandSpec(
-        "embedship.serve.commands.compare", "Decide if a new bundle or server may replace the old one.", "cpu", _QUALITY
+        "embedship.serve.commands.compare",
+        "Decide whether a new bundle or server may replace the old one.",
+        "cpu",
+        _QUALITY,
     ),
     "reference": CommandSpec(
-        "embedship.serve.commands.reference", "Fit a drift reference on real queries.", "cpu", _QUALITY
+        "embedship.serve.commands.reference", "Fit a drift reference on queries of a normal period.", "cpu", _QUALITY
     ),
-    "drift": CommandSpec("embedship.serve.commands.drift", "Compare a query log with a reference.", "cpu", _QUALITY),
+    "drift": CommandSpec("embedship.serve.commands.drift", "Test a query log for drift.", "cpu", _QUALITY),
     "monitor": CommandSpec(
         "embedship.serve.commands.monitor",
         "Write alert rules, dashboards and runbooks; export data for retraining.",
@@ -156,10 +159,10 @@ def _help(function: Callable[..., Any]) -> str:
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
 ) -> None:
-    """Ship an embedding model: from a checkpoint to a verified bundle, a search service and live quality metrics.
+    """Deploy an embedding model: export a checkpoint to a verified bundle, serve it, and monitor its quality.
 
-    Exit codes of all commands: 0 ok, 1 failed, 2 wrong usage or input, 3 a measurement missed what was demanded, 4 a
-    file was changed, belongs elsewhere or is unsafe, 130 interrupted.
+    Exit codes of all commands: 0: success. 1: failure. 2: wrong usage or invalid input. 3: a measurement is beyond its
+    limit. 4: a file was changed, is unsafe, or belongs to another model. 130: interrupted.
     """
     if version:
         from embedship.version import __version__

@@ -11,15 +11,16 @@ from rich.console import Console
 
 from embedship.bundle import SIGNATURE, Bundle
 from embedship.bundle.signing import BundleSigner
+from embedship.commands.options import BundleArgument, JsonOption
 
 
 def sign(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: BundleArgument,
     key: Annotated[
         Path,
         typer.Option("--key", help="Private key, PEM, of curve P-256, P-384 or P-521. See docs/pipelines.md."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Sign every file of a bundle (OpenSSF model signing, offline). The signature is the file model.sig in the bundle.
 

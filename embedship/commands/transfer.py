@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import MANIFEST, Bundle
+from embedship.commands.options import BundleArgument, JsonOption
 from embedship.errors import UsageError
 from embedship.transfer import oci
 from embedship.transfer.address import TrustOptions, open_source
@@ -31,7 +32,6 @@ _PLAIN = typer.Option(
     help="Connect to the registry without TLS. This is the default on loopback addresses.",
     rich_help_panel=_NETWORK,
 )
-_JSON = typer.Option("--json", help="Print the result as JSON.")
 
 
 class PushReport(msgspec.Struct, frozen=True):
@@ -46,11 +46,11 @@ class PushReport(msgspec.Struct, frozen=True):
 
 
 def push(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: BundleArgument,
     to: Annotated[str, typer.Argument(metavar="oci://HOST/REPOSITORY:TAG", help="The address to send it to.")],
     retries: Annotated[int, _RETRIES] = 8,
     plain_http: Annotated[bool, _PLAIN] = False,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Verify a bundle and send it to an OCI registry, as an artifact with one layer per file.
 
@@ -92,7 +92,7 @@ def pull(
     force: Annotated[
         bool, typer.Option("--force", help="Replace another bundle there, or a damaged copy of this one.")
     ] = False,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: JsonOption = False,
     digest: Annotated[
         str | None,
         typer.Option(

@@ -14,19 +14,21 @@ from rich.table import Table
 from embedship import tune as tuning
 from embedship import variant_choice
 from embedship.bundle import Bundle, Objective, VariantChoice
+from embedship.commands.options import BundleArgument, JsonOption
 from embedship.files import jsonl
 
 
 def tune(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: BundleArgument,
     objective: Annotated[
         Objective | None,
-        typer.Option(help="What the variant should be best at (default: the objective of the export)."),
+        typer.Option(help="Measurement that decides which variant is chosen (default: the objective of the export)."),
     ] = None,
     texts: Annotated[
         Path | None,
         typer.Option(
-            help='JSON Lines, {"text": ...}: texts like those you embed (default: the bundle\'s golden texts).'
+            help='JSON Lines, {"text": ...}: texts like those that you will embed (default: the golden texts of the '
+            "bundle)."
         ),
     ] = None,
     cache: Annotated[
@@ -35,11 +37,12 @@ def tune(
             envvar=variant_choice.CACHE, help="Folder for the result (default: BUNDLE.choice.json next to the bundle)."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure every variant of a bundle on this machine, and store which one `serve` uses here.
+    """Measure every variant of a bundle on this machine, and store the best one. `serve` then uses it here.
 
-    The bundle is not changed. Variants beyond the bundle's --max-recall-drop and dynamic int8 are never chosen.
+    The bundle is not changed. Variants with dynamic int8 are never chosen. Neither are variants that lose more recall
+    than the --max-recall-drop of the export.
     """
     opened = Bundle.open(bundle)
     lines = [row.text for row in jsonl.read(texts, jsonl.TextLine)] if texts else []

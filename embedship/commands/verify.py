@@ -13,6 +13,7 @@ from rich.table import Table
 
 from embedship import golden, hardware, shapes, variant_choice
 from embedship.bundle import SIGNATURE, Bundle, Precision, ShapeCertificate
+from embedship.commands.options import BundleArgument, JsonOption
 from embedship.encoder import Encoder
 
 
@@ -37,7 +38,7 @@ class VariantCheck(msgspec.Struct, frozen=True):
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder.")],
+    bundle: BundleArgument,
     variant: Annotated[
         str | None, typer.Option(help="The variant to run (default: the one chosen for this machine).")
     ] = None,
@@ -46,7 +47,7 @@ def verify(
         Path | None,
         typer.Option("--key", help="Public key, PEM: the bundle must have a signature by its private half."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Hash every file of a bundle, check its signature, run its golden texts, and run every batch shape.
 
@@ -117,7 +118,10 @@ def _run(bundle: Bundle, variant: str) -> VariantCheck:
 
 
 def _table(results: list[VariantCheck]) -> Table:
-    table = Table(caption="golden texts: cosine to the checkpoint (min, mean), and alone to in a batch (alone)")
+    table = Table(
+        caption="Cosines of the golden texts. min, mean: to the vectors of the checkpoint. "
+        "alone: between a text encoded alone and in a batch."
+    )
     for heading in ("variant", "runs as", "texts", "min", "mean", "alone"):
         table.add_column(heading, justify="left" if heading in ("variant", "runs as") else "right")
     for r in results:

@@ -35,7 +35,7 @@ _DISTRIBUTIONS = {
     Runtime.ONNXRUNTIME: ("onnxruntime", "onnxruntime-gpu"),
 }
 _FORMAT = 1
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class RuntimeIdentity(TypedDict):
@@ -69,11 +69,11 @@ def ensure(
     subject = CertificateSubject.from_encoder(encoder, streams, batch_tokens)
     certificate = find(subject, cache)
     if certificate is None:
-        _LOGGER.warning(
+        logger.warning(
             "the batch shapes of %s are not certified on this machine: computing all of them", encoder.variant.name
         )
         certificate = certify(subject)
-        _LOGGER.info("%s: %s (%.1f s)", encoder.variant.name, remark(certificate), certificate.seconds)
+        logger.info("%s: %s (%.1f s)", encoder.variant.name, remark(certificate), certificate.seconds)
         store(encoder, certificate, cache)
     encoder.restrict(require(certificate, subject.layout, encoder.variant.name), certificate)
     return certificate
@@ -108,7 +108,7 @@ def _load(bundle: Bundle, cache: Path | None) -> StoredShapes | None:
     try:
         stored = sealed.read(path, StoredShapes, _FORMAT, "stored shape certificate")
     except EmbedshipError as error:
-        _LOGGER.warning("the shape certificates of this machine are not used: %s", error)
+        logger.warning("the shape certificates of this machine are not used: %s", error)
         return None
     return stored if stored.bundle == bundle.manifest.digest else None
 
@@ -129,7 +129,7 @@ def store(encoder: CertifiedEncoder, certificate: ShapeCertificate, cache: Path 
         )
         draft.replace(path)
     except OSError as error:
-        _LOGGER.warning(
+        logger.warning(
             "%s cannot be written (%s): the next start certifies again, unless --cache (%s) names a writable folder",
             path, error.strerror, variant_choice.CACHE,
         )  # fmt: skip

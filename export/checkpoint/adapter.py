@@ -84,14 +84,15 @@ def _refuse_unmergeable(source: Path, config: dict[str, Any]) -> None:
     if not (source / WEIGHTS).is_file():
         raise UsageError(f"{source} has an {CONFIG} but no {WEIGHTS}: this is not a complete adapter")
     refusals = {
-        f"is of type {config.get('peft_type')}, and only LORA (DoRA, rsLoRA) merges": config.get("peft_type") != "LORA",
-        f"begins by changing its base (init_lora_weights={config.get('init_lora_weights')!r}): save it with "
-        "path_initial_model_for_weight_conversion": config.get("init_lora_weights", True) not in _STARTS,
-        "trains whole layers beside LoRA (modules_to_save): merge it where it was trained": config.get(
+        f"is of type {config.get('peft_type')}: only LORA (also DoRA and rsLoRA) can be merged here. Merge it with "
+        "peft, and export the result": config.get("peft_type") != "LORA",
+        f"needs a changed base (init_lora_weights={config.get('init_lora_weights')!r}): save it with the option "
+        "path_initial_model_for_weight_conversion of peft": config.get("init_lora_weights", True) not in _STARTS,
+        "also contains whole layers (modules_to_save): merge it with peft, and export the result": config.get(
             "modules_to_save"
         ),
-        "is switched on by tokens of the text (aLoRA), which no merged weight can be": config.get(
-            "alora_invocation_tokens"
+        "applies only after certain tokens of a text (aLoRA), so it cannot be merged: export a model without it": (
+            config.get("alora_invocation_tokens")
         ),
     }
     for what, applies in refusals.items():
@@ -103,8 +104,10 @@ def _refuse_base(source: Path, config: dict[str, Any], base: Path) -> None:
     if not (base / "config.json").is_file():
         raise UsageError(f"{base} has no config.json: it is not the base of an adapter. Give --base PATH")
     if "quantization_config" in read(base / "config.json"):
-        raise UsageError(f"{base} is quantised, and merging into rounded weights moves vectors: "
-                         "give the full-precision model, --base PATH")  # fmt: skip
+        raise UsageError(
+            f"{base} is quantised. An adapter merged into rounded weights gives other vectors: give the base model in "
+            "full precision with --base PATH"
+        )
     trained, here = str(config.get("revision") or ""), base.name
     if _is_commit(trained) and _is_commit(here) and trained != here:
         raise MismatchError(f"the adapter in {source} was trained on revision {trained} of its base, not on {here}")

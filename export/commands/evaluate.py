@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from embedship import engine, hardware, variant_choice
 from embedship.bundle import Bundle, RetrievalResult
+from embedship.commands.options import BundleArgument, JsonOption
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
 from embedship.export.gates import retrieval_metrics
@@ -25,7 +26,7 @@ _STORAGES = {str(storage): storage for storage in STORAGES}
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    bundle: BundleArgument,
     folder: Annotated[
         Path,
         typer.Argument(metavar="DIR", help="corpus.jsonl (_id, text, title), queries.jsonl (_id, text), qrels.tsv."),
@@ -48,7 +49,7 @@ def evaluate(
             "without the last two, to the full dimension in float32.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure retrieval by exact search for each variant, Matryoshka dimension and vector code.
 

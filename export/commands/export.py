@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedship.bundle import Bundle, Objective, Task
+from embedship.commands.options import JsonOption, with_options
 from embedship.export.variants.converter import GraphConverter
 from embedship.export.variants.targets import HardwareTarget
 
@@ -15,41 +17,94 @@ if TYPE_CHECKING:
     from embedship.export.options import ExportOptions
     from embedship.export.steps import StepTimer
 
-_VARIANTS = (
+_CHECKPOINT, _TEXTS, _VARIANTS, _GATES, _BUNDLE = "Checkpoint", "Texts", "Variants", "Gates and choice", "Bundle"
+_VARIANT_NAMES = (
     "onnx, onnx-O1, onnx-O2, onnx-O3, onnx-O4 (--target cuda), onnx-int8, onnx-int8-weight, onnx-int8-dynamic, "
     "openvino, openvino-int8, openvino-int8-accuracy, openvino-int8-weight"
 )
 
 
-def export(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportCommandOptions:
+    """Arguments and options of `embedship export`."""
+
     checkpoint: Annotated[
         str,
         typer.Argument(
             metavar="CHECKPOINT",
             help="A sentence-transformers folder, a PEFT adapter folder, or a hub id (organisation/model@revision).",
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Bundle folder to write.")],
+    ]
     task: Annotated[
-        Task, typer.Option(help="embed: one vector per text. rerank: one score per pair (a cross-encoder, one logit).")
-    ] = Task.EMBED,
+        Task,
+        typer.Option(
+            help="embed: one vector per text. rerank: one score per pair (a cross-encoder, one logit).",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = Task.EMBED
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model (default: from its folder or its model card).", rich_help_panel=_CHECKPOINT
+        ),
+    ] = None
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Base model of a PEFT adapter (default: named by the adapter).",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = None
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="For a plain transformers folder: mean, cls, max or lasttoken.",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = None
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="With --pooling: normalise the vectors to unit length.",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = False
+    allow_pickle: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHA256",
+            help="Read the pickled weights file that has this hash.",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = None
+    trust_remote_code: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHA256",
+            help="Run the checkpoint's own code, if it has this hash.",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = None
     texts: Annotated[
         Path | None,
         typer.Option(
-            "--texts",
             help='JSON Lines, {"text": ...}: texts like those that you will embed, used for int8 calibration, parity '
             "and speed. Default: the documentation of Python's standard library. With --task rerank: pairs, "
             '{"query": ..., "text": ...}, several texts per query.',
+            rich_help_panel=_TEXTS,
         ),
-    ] = None,
+    ] = None
     queries: Annotated[
         Path | None,
         typer.Option(
-            "--queries",
             help='JSON Lines, {"text": ..., "session": ..., "timestamp": ...}: real queries, the reference for drift '
             "detection.",
+            rich_help_panel=_TEXTS,
         ),
-    ] = None,
+    ] = None
     evaluation: Annotated[
         Path | None,
         typer.Option(
@@ -57,85 +112,89 @@ def export(
             metavar="DIR",
             help="Measure retrieval before and after, on a folder with corpus.jsonl (_id, text, title), queries.jsonl "
             "(_id, text) and qrels.tsv. Titles are not embedded unless --eval-title is given.",
+            rich_help_panel=_TEXTS,
         ),
-    ] = None,
-    eval_title: Annotated[bool, typer.Option("--eval-title", help='Embed "title text" of each document.')] = False,
+    ] = None
+    evaluation_title: Annotated[
+        bool,
+        typer.Option("--eval-title", help='Embed "title text" of each document.', rich_help_panel=_TEXTS),
+    ] = False
+    seed: Annotated[int, typer.Option(help="Seed for drawing sample texts.", min=0, rich_help_panel=_TEXTS)] = 0
     variants: Annotated[
         str,
         typer.Option(
-            "--variants",
-            help=f"Variants to build, comma-separated, or `all`: {_VARIANTS}. `onnx` is always built. Default: onnx, "
-            "openvino, and int8 for both (static for encoders, weight-only for decoders). A default variant that fails "
-            "is left out and reported. A variant named here stops the export if it fails.",
+            help=f"Variants to build, comma-separated, or `all`: {_VARIANT_NAMES}. `onnx` is always built. Default: "
+            "onnx, openvino, and int8 for both (static for encoders, weight-only for decoders). A default variant that "
+            "fails is left out and reported. A variant named here stops the export if it fails.",
+            rich_help_panel=_VARIANTS,
         ),
-    ] = "",
+    ] = ""
     skip_failed: Annotated[
-        bool, typer.Option("--skip-failed", help="Leave out a variant of --variants that fails, and keep the others.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--skip-failed",
+            help="Leave out a variant of --variants that fails, and keep the others.",
+            rich_help_panel=_VARIANTS,
+        ),
+    ] = False
     target: Annotated[
         HardwareTarget,
-        typer.Option(help="CPUs that will run the int8 files, or cuda to add float16. auto: CPUs like this one."),
-    ] = HardwareTarget.AUTO,
+        typer.Option(
+            help="CPUs that will run the int8 files, or cuda to add float16. auto: CPUs like this one.",
+            rich_help_panel=_VARIANTS,
+        ),
+    ] = HardwareTarget.AUTO
     converter: Annotated[
         GraphConverter,
-        typer.Option(help="Converter of the float32 graph. optimum needs its own environment: see docs/variants.md."),
-    ] = GraphConverter.EMBEDSHIP,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the model (default: from its folder or its model card).")
-    ] = None,
+        typer.Option(
+            help="Converter of the float32 graph. optimum needs its own environment: see docs/variants.md.",
+            rich_help_panel=_VARIANTS,
+        ),
+    ] = GraphConverter.EMBEDSHIP
     floor: Annotated[
         list[str] | None,
         typer.Option(
-            "--floor",
             metavar="PRECISION-FIGURE=VALUE",
             help="Change a floor of a gate, e.g. int8-minimum=0.96. PRECISION: float32, float16, bfloat16 or int8. "
             "FIGURE is minimum or mean (cosine to the checkpoint), short (minimum of texts of 1 to 8 tokens), overlap "
             "(of the ten nearest texts) or length (ratio). Repeatable.",
+            rich_help_panel=_GATES,
         ),
-    ] = None,
+    ] = None
     objective: Annotated[
-        Objective, typer.Option(help="Measurement that decides which variant `serve` uses.")
-    ] = Objective.THROUGHPUT,
+        Objective,
+        typer.Option(help="Measurement that decides which variant `serve` uses.", rich_help_panel=_GATES),
+    ] = Objective.THROUGHPUT
     max_recall_drop: Annotated[
         float | None,
         typer.Option(
-            "--max-recall-drop",
             help="With --eval: never choose a variant that loses more of the checkpoint's recall@10, e.g. 0.005.",
             min=0,
             max=1,
+            rich_help_panel=_GATES,
         ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="PATH", help="Base model of a PEFT adapter (default: named by the adapter)."),
-    ] = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option("--pooling", metavar="MODE", help="For a plain transformers folder: mean, cls, max or lasttoken."),
-    ] = None,
-    normalize: Annotated[
-        bool, typer.Option("--normalize", help="With --pooling: normalise the vectors to unit length.")
-    ] = False,
-    allow_pickle: Annotated[
-        list[str] | None,
-        typer.Option("--allow-pickle", metavar="SHA256", help="Read the pickled weights file that has this hash."),
-    ] = None,
-    trust_remote_code: Annotated[
-        str | None,
-        typer.Option(
-            "--trust-remote-code", metavar="SHA256", help="Run the checkpoint's own code, if it has this hash."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed for drawing sample texts.", min=0)] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    ] = None
+    out: Annotated[Path, typer.Option(help="Bundle folder to write.", rich_help_panel=_BUNDLE)]
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.", rich_help_panel=_BUNDLE)] = False
     sign: Annotated[
-        Path | None, typer.Option("--sign", metavar="KEY", help="Sign the bundle with this private key (PEM), offline.")
-    ] = None,
+        Path | None,
+        typer.Option(
+            metavar="KEY", help="Sign the bundle with this private key (PEM), offline.", rich_help_panel=_BUNDLE
+        ),
+    ] = None
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Open and check all inputs, print the plan, write nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-) -> None:
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Open and check all inputs, print the plan, write nothing.",
+            rich_help_panel=_BUNDLE,
+        ),
+    ] = False
+    as_json: JsonOption = False
+
+
+@with_options(ExportCommandOptions)
+def export(options: ExportCommandOptions) -> None:
     """Export a checkpoint to a verified bundle.
 
     Every variant must reproduce the checkpoint's own vectors. A default variant that does not is left out and reported.
@@ -146,38 +205,44 @@ def export(
 
     stay_offline()
     from embedship.export.build import build
-    from embedship.export.gates import parity
-    from embedship.export.options import ExportOptions
     from embedship.export.steps import StepTimer
 
-    wishes = ExportOptions(
-        task=task,
-        texts=texts,
-        queries=queries,
-        evaluation=evaluation,
-        evaluation_title=eval_title,
-        variants=tuple(part.strip() for part in variants.split(",") if part.strip()),
-        max_recall_drop=max_recall_drop,
-        objective=objective,
-        floors=parity.floors(floor or (), task),
-        name=name,
-        seed=seed,
-        force=force,
-        base=base,
-        pooling=pooling,
-        normalize=normalize,
-        allow_pickle=tuple(allow_pickle or ()),
-        trust_remote_code=trust_remote_code,
-        sign=sign,
-        skip_failed=skip_failed,
-        target=target,
-        converter=converter,
-    )
+    build_options = export_options(options)
     steps = StepTimer()
-    if dry_run:
-        _plan(checkpoint, out, wishes, steps, as_json)
+    if options.dry_run:
+        _plan(options.checkpoint, options.out, build_options, steps, options.as_json)
         return
-    _report(build(checkpoint, out, wishes, steps), steps.seconds, as_json)
+    _report(build(options.checkpoint, options.out, build_options, steps), steps.seconds, options.as_json)
+
+
+def export_options(options: ExportCommandOptions) -> ExportOptions:
+    """Return the options of the export. Raises UsageError for floors that cannot be parsed."""
+    from embedship.export.gates import parity
+    from embedship.export.options import ExportOptions
+
+    return ExportOptions(
+        task=options.task,
+        texts=options.texts,
+        queries=options.queries,
+        evaluation=options.evaluation,
+        evaluation_title=options.evaluation_title,
+        max_recall_drop=options.max_recall_drop,
+        objective=options.objective,
+        variants=tuple(part.strip() for part in options.variants.split(",") if part.strip()),
+        floors=parity.floors(options.floor or (), options.task),
+        name=options.name,
+        seed=options.seed,
+        force=options.force,
+        base=options.base,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        allow_pickle=tuple(options.allow_pickle or ()),
+        trust_remote_code=options.trust_remote_code,
+        target=options.target,
+        converter=options.converter,
+        sign=options.sign,
+        skip_failed=options.skip_failed,
+    )
 
 
 def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, as_json: bool) -> None:

@@ -2,22 +2,23 @@
 
 Change the data, then run `make assets`.
 
-alert.py        Alert: expression, texts, runbook, and series on which it fires or must not fire
-service.py      alerts about the service: availability, errors, latency, queue
-connections.py  the alert about connections
-devices.py      alerts about single devices of an instance
-changes.py      the alert about an index that accepts changes
-jobs.py         alerts about the chart's CronJobs
-quality.py      alerts about the quality of vectors, index and model
-pulse.py        alerts that fire when the monitor itself stops working
-recording.py    the ratios that the alerts use
-rules.py        output: the rule file
-cases.py        output: promtool unit tests
-runbooks.py     output: the runbooks as Markdown
-panels.py       the dashboard as data
-dashboard.py    output: the dashboard as Grafana JSON
-options.py      what an operator can change in the rules
-write.py        writes the folder files/; a test checks that it is up to date
+alert.py         Alert: expression, texts, runbook, and series on which it fires or must not fire
+availability.py  alerts about availability: instances that are down, failed requests
+load.py          alerts about load: full queues, slow requests, restarts
+connections.py   the alert about connections
+devices.py       alerts about single devices of an instance
+changes.py       the alert about an index that accepts changes
+jobs.py          alerts about the chart's CronJobs
+quality.py       alerts about the quality of vectors, index and model
+pulse.py         alerts that fire when the monitor itself stops working
+recording.py     the ratios that the alerts use
+rules.py         output: the rule file
+cases.py         output: promtool unit tests
+runbooks.py      output: the runbooks as Markdown
+panels.py        the dashboard as data
+dashboard.py     output: the dashboard as Grafana JSON
+options.py       what an operator can change in the rules
+write.py         writes the folder files/; a test checks that it is up to date
 """
 
 from importlib.resources import files

@@ -2,7 +2,7 @@
 
 from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
 from embedship.monitor.assets.quality import BEGINS, canary, drift, recall
-from embedship.monitor.assets.service import KEY
+from embedship.monitor.assets.recording import ON_INSTANCE
 
 
 def _watched(*signals: str) -> dict[str, str]:
@@ -16,8 +16,8 @@ PULSE = (
         expr=f"""\
 time() - (
   embedship_monitor_last_evaluation_timestamp_seconds > 0
-  or {KEY} (process_start_time_seconds and {KEY} embedship_ready)
-) > {KEY} 300 + 3 * embedship_drift_interval_seconds
+  or {ON_INSTANCE} (process_start_time_seconds and {ON_INSTANCE} embedship_ready)
+) > {ON_INSTANCE} 300 + 3 * embedship_drift_interval_seconds
 """,
         lasting="5m",
         summary="The monitor of {{ $labels.instance }} has stopped",
@@ -61,12 +61,12 @@ max by (namespace, job, instance, signal) (
   or label_replace(embedship_recall_state{{source="probe", state="unknown"}}, "signal", "probe", "", "")
   or label_replace(
     embedship_drift_state{{state="unknown"}}
-      and {KEY} increase(embedship_monitor_queries_total[1h]) > 1000,
+      and {ON_INSTANCE} increase(embedship_monitor_queries_total[1h]) > 1000,
     "signal", "drift", "", ""
   )
   or label_replace(
     embedship_recall_state{{source="shadow", state="unknown"}}
-      and {KEY} increase(embedship_monitor_queries_total[6h]) > 100000,
+      and {ON_INSTANCE} increase(embedship_monitor_queries_total[6h]) > 100000,
     "signal", "shadow", "", ""
   )
 ) == 1

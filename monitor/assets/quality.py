@@ -6,7 +6,7 @@ still get good answers.
 """
 
 from embedship.monitor.assets.alert import INSTANCE, Alert, AlertCase, AlertSeverity, Runbook, series
-from embedship.monitor.assets.service import KEY
+from embedship.monitor.assets.recording import ON_INSTANCE
 
 CANARY = 'embedship_canary_state{state="warn"} == 1'
 DRIFT = 'embedship_drift_state{state="warn"} == 1'
@@ -20,7 +20,7 @@ SHADOW, PROBE, FEEDBACK = map(_RECALL.format, ("shadow", "probe", "feedback"))
 
 
 def _unless(first: str, *explained: str) -> str:
-    return first + "\n" + "".join(f"  unless {KEY} {other}\n" for other in explained)
+    return first + "\n" + "".join(f"  unless {ON_INSTANCE} {other}\n" for other in explained)
 
 
 def canary(state: str) -> str:
@@ -219,8 +219,8 @@ QUALITY = (
     Alert(
         name="EmbedshipRetrainSuggested",
         severity=AlertSeverity.WARN,
-        expr=f"{DRIFT}\n  and {KEY} {PROBE}\n"
-        + "".join(f"  unless {KEY} {other}\n" for other in (CANARY, CANARY_UNKNOWN, SHADOW, SHADOW_UNKNOWN)),
+        expr=f"{DRIFT}\n  and {ON_INSTANCE} {PROBE}\n"
+        + "".join(f"  unless {ON_INSTANCE} {other}\n" for other in (CANARY, CANARY_UNKNOWN, SHADOW, SHADOW_UNKNOWN)),
         lasting="30m",
         summary="The model of {{ $labels.instance }} should be trained again",
         description="At {{ $labels.instance }} ({{ $labels.job }}) users ask new kinds of questions, and labelled "

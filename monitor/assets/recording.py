@@ -14,7 +14,9 @@ RERANKED = "/search:rerank"
 SLOW_SECONDS = "0.25"
 REQUEST_SLOW_SECONDS = "2.5"  # of every other route: embeddings, re-ranking
 BY = "by (namespace, job)"
+ON_INSTANCE = "on (namespace, job, instance)"
 BY_INSTANCE = "by (namespace, job, instance)"
+MIN_EVENTS = 10  # with fewer failed or refused requests, their share is mostly chance
 
 
 class RecordedRatio(NamedTuple):

@@ -73,7 +73,8 @@ class AdmissionController:
         limit = self.limit(lane)
         if texts > limit:
             raise TooLarge(
-                f"The request has {texts} texts, more than this server ever queues: send at most {limit} per request."
+                f"The request has {texts} texts, but this server accepts at most {limit} texts per request. "
+                "Split the request."
             )
         if self.inside + texts > limit:
             wait = self._pace.seconds_for(self.inside + texts - limit)

@@ -71,7 +71,7 @@ _MAX_IDLE_SECONDS = 300.0  # maximum wait without any encoder
 _REOPEN_SECONDS = 30.0
 _MAX_DEVICE_LOSSES = 4  # after this many lost encoders the device itself is considered the cause
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class RayDevice(NamedTuple):
@@ -229,7 +229,7 @@ class RayEncoderPool:
     def _reject(self, slot: RayEncoderSlot, error: EmbedshipError) -> None:
         self._release(slot)
         self._rejected[slot.device] = error
-        _LOGGER.warning("a device is not used: %s", error)
+        logger.warning("a device is not used: %s", error)
 
     def _release_lost(self, slot: RayEncoderSlot, error: RayError) -> None:
         """Release a slot whose node or process is gone. After _REOPEN_SECONDS its device may get another encoder."""
@@ -238,7 +238,7 @@ class RayEncoderPool:
         self._release(slot)
         self._losses[slot.device] += 1
         self._reopen_at[slot.device] = time.monotonic() + _REOPEN_SECONDS
-        _LOGGER.warning(
+        logger.warning(
             "lost the encoder on node %s (%s): its texts go to other encoders", slot.device.host, short(error)
         )
         if self._losses[slot.device] == _MAX_DEVICE_LOSSES:

@@ -14,7 +14,7 @@ index_report.py    Report of the index commands
 index_update.py    `index update`
 monitor.py         `monitor init`
 monitor_export.py  `monitor export`
-options.py         Makes a command from an options dataclass; parsers that several commands use
+options.py         Parsers of option values that several commands use
 reference.py       `reference`
 serve.py           `serve`
 """

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import ManifestRecord
+from embedship.commands.options import JsonOption
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
 from embedship.files import sealed
 from embedship.files.atomic_folder import umask, write_folder_atomically
@@ -78,7 +79,7 @@ def backup(
             "--keep", min=1, help="Number of backups to keep. Older ones are deleted after this one is complete."
         ),
     ] = 7,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Copy folders, each in a consistent state: if a folder changes during the copy, it is copied again.
 
@@ -115,7 +116,7 @@ def restore(
     folder: Annotated[
         str | None, typer.Option("--folder", help="Folder to restore, if the backup contains several.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Restore one folder of a backup after checking its hashes. Exits 4 if the backup is damaged."""
     manifest = sealed.read(copy / MANIFEST, BackupManifest, FORMAT, "backup")

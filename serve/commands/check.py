@@ -15,6 +15,7 @@ from rich.console import Console
 
 from embedship.bundle import Bundle, ModelSpec, Precision
 from embedship.codes import cosine
+from embedship.commands.options import JsonOption
 from embedship.errors import GateError, MismatchError, UsageError
 from embedship.golden_texts import GoldenTexts
 from embedship.serve import schemas
@@ -43,7 +44,7 @@ def check(
         ),
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=600, help="Maximum seconds per request.")] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Request the vectors of the golden texts from a running server, and compare them with the checkpoint's.
 

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from embedship.commands.options import JsonOption, with_options
 from embedship.errors import UsageError
 from embedship.files import atomic_file
 from embedship.serve.client import ServerClient
-from embedship.serve.commands.options import with_options
 from embedship.serve.compare.gates import RECALL, CompareThresholds
 from embedship.serve.compare.questions import QuestionSet
 
@@ -193,7 +193,7 @@ class CompareCommandOptions:
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write a page with figures. Replaces the file."),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
+    as_json: JsonOption = False
 
 
 @with_options(CompareCommandOptions)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embedship.bundle import Bundle
+from embedship.commands.options import JsonOption, with_options
 from embedship.errors import UsageError
 from embedship.files import atomic_file
 from embedship.monitor.drift.detector import DriftRule
@@ -21,7 +22,7 @@ from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import InvalidSetting, InvalidVectors
 from embedship.monitor.recall.history import RecallHistory, recall_history
 from embedship.monitor.state import SignalState
-from embedship.serve.commands.options import parse_false_alarms, parse_interval, with_options
+from embedship.serve.commands.options import parse_false_alarms, parse_interval
 from embedship.serve.offline import references
 from embedship.serve.offline.drift_report import DriftCommandReport, DriftRequest, tests
 from embedship.serve.offline.query_log import DriftLog, read_npz, read_texts
@@ -76,7 +77,7 @@ class DriftCommandOptions:
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write a page with figures. Replaces the file."),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
+    as_json: JsonOption = False
 
 
 @with_options(DriftCommandOptions)

@@ -15,12 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from embedship import variant_choice
 from embedship.bundle import Bundle, VectorCode
+from embedship.commands.options import BundleArgument, JsonOption, with_options
 from embedship.serve.bulk import run
 from embedship.serve.bulk.formats import OutputFormat
 from embedship.serve.bulk.manifest import EncodeManifest, EncodeOptions
 from embedship.serve.bulk.shards import EncoderPool, LocalEncoderPool
 from embedship.serve.bulk.source import InputColumns, open_source
-from embedship.serve.commands.options import with_options
 from embedship.serve.progress import ProgressCounter
 
 _INPUT, _OUTPUT, _COMPUTE = "Input", "Output", "Where it runs"
@@ -48,7 +48,7 @@ class EncodeReport(msgspec.Struct, frozen=True):
 class EncodeCommandOptions:
     """Arguments and options of `embedship encode`."""
 
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]
+    bundle: BundleArgument
     source: Annotated[
         str,
         typer.Argument(
@@ -119,7 +119,7 @@ class EncodeCommandOptions:
             rich_help_panel=_COMPUTE,
         ),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
+    as_json: JsonOption = False
 
 
 @with_options(EncodeCommandOptions)

@@ -11,12 +11,12 @@ import typer
 
 from embedship import variant_choice
 from embedship.bundle import Bundle
+from embedship.commands.options import BundleArgument, JsonOption, with_options
 from embedship.errors import UsageError
 from embedship.files import atomic_file
 from embedship.serve.commands import index_goals
 from embedship.serve.commands.index_progress import IndexProgress
 from embedship.serve.commands.index_report import report, show
-from embedship.serve.commands.options import with_options
 from embedship.serve.documents.chunking import Chunking
 from embedship.serve.index import IndexKind
 from embedship.serve.index.effort import LIMITS, SearchEffort
@@ -40,7 +40,7 @@ _DOCUMENTS, _KIND, _EFFORT, _GOALS, _COMPUTE = (
 class IndexCommandOptions:
     """Arguments and options of `embedship index`."""
 
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]
+    bundle: BundleArgument
     corpus: Annotated[
         Path | None,
         typer.Argument(
@@ -208,7 +208,7 @@ class IndexCommandOptions:
             rich_help_panel=_COMPUTE,
         ),
     ] = "cpu"
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
+    as_json: JsonOption = False
 
 
 @with_options(IndexCommandOptions)

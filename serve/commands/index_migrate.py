@@ -9,6 +9,7 @@ import typer
 
 from embedship import variant_choice
 from embedship.bundle import Bundle
+from embedship.commands.options import JsonOption
 from embedship.serve.commands.index import chunking
 from embedship.serve.commands.index_progress import IndexProgress
 from embedship.serve.commands.index_report import report, show
@@ -39,7 +40,7 @@ def migrate(
     force: Annotated[
         bool, typer.Option("--force", help="Start again: delete what a stopped run left in --out.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Embed the documents of INDEX with another bundle. INDEX is not changed, and can be served in the meantime.
 

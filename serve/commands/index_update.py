@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from embedship.bundle import Bundle
+from embedship.commands.options import JsonOption
 from embedship.serve.documents.corpus import SkippedDocuments
 from embedship.serve.search.address import Address, parse_location
 
@@ -52,7 +53,7 @@ def update(
         ),
     ],
     bundle: Annotated[Path, typer.Option("--bundle", help="Bundle that the index was built with.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Add, replace and delete documents of an index. Changes are stored in INDEX.live, which `serve` also reads.
 

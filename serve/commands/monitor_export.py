@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embedship.bundle import Bundle
+from embedship.commands.options import JsonOption
 from embedship.errors import MismatchError, UnsafeError, UsageError
 from embedship.files import atomic_file, jsonl
 from embedship.monitor import snapshot
@@ -83,7 +84,7 @@ def export(
         int, typer.Option("--negatives", min=1, max=50, help="Number of triplets per relevant document.")
     ] = 5,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write data for re-training: (anchor, positive, negative) lines, and queries that need a label.
 

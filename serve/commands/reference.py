@@ -15,6 +15,7 @@ from rich.table import Table
 from embedship import hardware
 from embedship.bundle import Bundle, Variant
 from embedship.codes import Vectors
+from embedship.commands.options import BundleArgument, JsonOption
 from embedship.files import atomic_file
 from embedship.monitor.drift.detector import LEAST_EFFECTIVE, MINIMUM
 from embedship.monitor.drift.false_alarms import DAY_SECONDS, FalseAlarms
@@ -46,7 +47,7 @@ class ReferenceReport(msgspec.Struct, frozen=True):
 
 
 def reference(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")],
+    bundle: BundleArgument,
     queries: Annotated[
         Path,
         typer.Argument(
@@ -67,7 +68,7 @@ def reference(
     every: Annotated[
         str, typer.Option("--every", help='Interval between two drift tests: "60s", "1h", "1 day".')
     ] = "60s",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit a drift reference on real queries. The reference stores the bundle's fingerprint.
 

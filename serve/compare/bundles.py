@@ -140,13 +140,13 @@ def require_decidable(same_model: bool, documents: bool, questions: QuestionSet,
     """Raise UsageError if labels would be ignored, or if nothing could show the quality of another model."""
     if questions.labelled and not documents:
         raise UsageError(
-            "the queries are labelled (`relevant`), but nothing is searched that the labels could judge: give --index "
-            "INDEX or --corpus CORPUS.jsonl (for two servers: serve both with --index), or give queries without labels"
+            "the queries are labelled (`relevant`), but no documents are searched, so the labels cannot be used. Give "
+            "--index INDEX or --corpus CORPUS.jsonl (two servers: start both with --index), or queries without labels"
         )
     if not same_model and not (documents and (limits.min_recall is not None or questions.labelled)):
         raise UsageError(
-            "NEW is another model, and nothing was given to judge it by: label the queries (`relevant`, or --qrels), "
-            "or set with --min-recall how similar the rankings must be. Both models must also be able to search: give "
+            "NEW is another model, and no option measures its quality. Give labelled queries (`relevant`, or --qrels), "
+            "or --min-recall, the minimum similarity of the rankings. Also give the documents that both models search: "
             "--index and --new-index, or --corpus"
         )
 

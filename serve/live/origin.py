@@ -49,9 +49,9 @@ def require_unchanged(index: Path) -> None:
     """Raise UsageError if an index has later changes. For commands that can read only the folder itself."""
     if version(index, manifest.read(index)):
         raise UsageError(
-            f"{changes_folder(index)} has changes that {index} itself lacks: documents put later would be missing, and "
-            f"deleted documents would be back. `embedship index migrate {index} BUNDLE --out NEW` writes an index with "
-            "the changes, also with the same bundle: use that one"
+            f"{changes_folder(index)} has changes that {index} does not contain. This command reads only {index}: it "
+            "would miss added documents and use deleted ones. Write an index that contains the changes, and use it: "
+            f"`embedship index migrate {index} BUNDLE --out NEW` (BUNDLE may be the bundle of {index})"
         )
 
 

@@ -92,8 +92,8 @@ def verdict(comparison: DriftComparison) -> list[str]:
             sentences = [f"Drift could not be decided: {report.reason}."]
         case SignalState.OK:
             sentences = [
-                f"No drift: the {report.samples:,} queries (worth {report.effective:,.0f} independent ones) are like "
-                "those of the reference.",
+                f"No drift: the {report.samples:,} queries are like those of the reference. They have the statistical "
+                f"weight of {report.effective:,.0f} independent queries.",
             ]
         case SignalState.WARN:
             sentences = [_drift_sentence(comparison)]
@@ -117,8 +117,8 @@ def _drift_sentence(comparison: DriftComparison) -> str:
             f"at p < {ALPHA} (limit {DIMENSIONS_LIMIT:.0%})."
         )
     return (
-        f"The queries have drifted: their mean has moved by {report.effect:.2f} standard deviations, "
-        f"{report.score:,.1f} times as far as chance explains (limit {report.threshold:.2f})."
+        f"The queries have drifted: their mean has moved by {report.effect:.2f} standard deviations. The square "
+        f"of this shift is {report.score:,.1f} times its value without drift (limit {report.threshold:.2f})."
     )
 
 

@@ -83,8 +83,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "no base": (settings(base_model_name_or_path="a/b"), UsageError, "over a/b, and the base is not here: give --base"),
     "base without a name": (settings(base_model_name_or_path=None), UsageError, "not here: give --base PATH"),
     "quantised base": (base_edit(quantization_config={"load_in_4bit": True}), UsageError, "is quantised"),
-    "another kind": (settings(peft_type="IA3"), UsageError, "of type IA3, and only LORA"),
-    "base changed at the start": (settings(init_lora_weights="pissa"), UsageError, "changing its base.*pissa"),
+    "another kind": (settings(peft_type="IA3"), UsageError, "of type IA3: only LORA"),
+    "base changed at the start": (settings(init_lora_weights="pissa"), UsageError, "a changed base.*pissa"),
     "whole layers": (settings(modules_to_save=["pooler"]), UsageError, "modules_to_save"),
     "another class": (
         settings(auto_mapping={"base_model_class": "MPNetModel"}), MismatchError, "on a MPNetModel.*is a BertModel",

@@ -94,7 +94,7 @@ def test_another_model_is_refused_until_it_is_meant(
     assert "NEW is another model" in found["verdict"][1]
     code, found = compared(capsys, *both, "--other-model")
     assert code == 2
-    assert "nothing was given to judge it by" in found["error"]
+    assert "no option measures its quality" in found["error"]
     documents = ["--other-model", "--corpus", asked.corpus]
     code, found = compared(capsys, *both, *documents, "--qrels", asked.qrels)
     assert code == 3, "two bits a weight find less"
