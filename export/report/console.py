@@ -45,7 +45,7 @@ def table(bundle: Bundle) -> Table:
         box=SIMPLE,
         pad_edge=False,
         padding=(0, 1, 0, 0),  # the table fits into 80 columns
-        caption=f"* is what serve takes on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
+        caption=f"* is what serve uses on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
     for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio", "spread"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)

@@ -44,7 +44,7 @@ def variants(manifest: BundleManifest) -> ChartTable:
         *map(text, ("variant", "runtime", "runs as", "quantised")),
         *map(TableColumn, ("size", "tokens/s", "to plain ONNX", "one short text", "recall@10")),
     )
-    caption = f"The marked row is what serve takes, chosen for {choice.objective}."
+    caption = f"The marked row is the variant that serve uses, chosen for {choice.objective}."
     return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 
 
@@ -91,8 +91,8 @@ def invariance(manifest: BundleManifest) -> ChartTable:
     headings = ("texts", "shuffled", "over-padded", "other side", "worst")
     columns = (text("variant"), *map(TableColumn, headings), text("scale"))
     caption = (
-        "Cosine of a text's vector alone to its vector in other company: among texts drawn at random, padded far "
-        "beyond the longest, padded on the left (not measured where the checkpoint itself depends on the side)."
+        "Cosine of a text's vector alone to its vector in a batch: with texts drawn at random, padded far beyond the "
+        "longest text, or padded on the left (not measured where the checkpoint itself depends on the side)."
     )
     return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 

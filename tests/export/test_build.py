@@ -182,7 +182,7 @@ def test_the_command_shows_a_table(tiny: Path, texts: Path, tmp_path: Path, caps
     assert main.run(["export", str(tiny), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "1.00000" in printed
-    assert "serve takes on" in printed
+    assert "serve uses on" in printed
     assert main.run(["export", str(tiny), *arguments]) == 2, "a bundle is there already"
     assert "--force" in capsys.readouterr().err
 
