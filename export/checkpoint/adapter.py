@@ -22,7 +22,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Merging adds one number per weight. In float32, the measured cosine to the unmerged model is 0.9999999.
 FLOOR = 0.99999
 _PROBES = 48
-# Other initialisations (pissa, olora, corda, loftq) change the base's weights, so its file is not what was trained.
+# Other initialisations (pissa, olora, corda, loftq) change the base's weights before training, so the base's file does
+# not contain the weights that the adapter belongs to.
 _STARTS = (True, False, None, "gaussian", "orthogonal")
 _DEPRECATED = (FutureWarning, r"`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 with transformers 5.23
 _PREFIX = "base_model.model."
@@ -84,13 +85,15 @@ def _refuse_unmergeable(source: Path, config: dict[str, Any]) -> None:
     if not (source / WEIGHTS).is_file():
         raise UsageError(f"{source} has an {CONFIG} but no {WEIGHTS}: this is not a complete adapter")
     refusals = {
-        f"is of type {config.get('peft_type')}, and only LORA (DoRA, rsLoRA) merges": config.get("peft_type") != "LORA",
+        f"is of type {config.get('peft_type')}, and only LORA (DoRA, rsLoRA) can be merged": (
+            config.get("peft_type") != "LORA"
+        ),
         f"begins by changing its base (init_lora_weights={config.get('init_lora_weights')!r}): save it with "
         "path_initial_model_for_weight_conversion": config.get("init_lora_weights", True) not in _STARTS,
-        "trains whole layers beside LoRA (modules_to_save): merge it where it was trained": config.get(
+        "trains whole layers in addition to LoRA (modules_to_save): merge it where it was trained": config.get(
             "modules_to_save"
         ),
-        "is switched on by tokens of the text (aLoRA), which no merged weight can be": config.get(
+        "is active only after certain tokens of a text (aLoRA), so it cannot be merged into weights": config.get(
             "alora_invocation_tokens"
         ),
     }
