@@ -67,7 +67,7 @@ def gate(manifest: BundleManifest) -> ChartTable:
 
     headings = ("texts", "worst cosine", "floor", "mean cosine", "floor", "top-10 overlap")
     longest = max(v.parity.longest for v in manifest.variants)
-    caption = "A variant under any of its floors would have left no bundle (exit code 3)." + (
+    caption = "A variant below one of its floors fails: it is left out, or the export ends with exit code 3." + (
         f" The longest text has {longest:,} tokens." if longest else ""
     )
     columns = (text("variant"), text("runs as"), *map(TableColumn, headings))
@@ -174,7 +174,7 @@ def model(manifest: BundleManifest) -> ChartTable:
         ("prompts", prompts or "none"),
         (
             "int8 code",
-            f"one frozen scale a dimension, in bundle.json; {codes.clipped:.3%} of held-out components outside",
+            f"one frozen scale per dimension, in bundle.json; {codes.clipped:.3%} of held-out components outside",
         ),
         ("binary code", f"1 where a component is above {codes.binary_threshold:g}"),
         ("rescoring", _rescoring(codes)),
