@@ -82,7 +82,7 @@ def recall_against_bytes(quality: RetrievalReport, variant: str) -> Plot | None:
             place_y(y, row.metrics["recall@10"]),
             code_class(row),
             f"{row.dimension} dimensions, {wording.code(row)}: recall@10 {row.metrics['recall@10']:.4f}, "
-            f"{row.bytes_per_vector:,} bytes a vector",
+            f"{row.bytes_per_vector:,} bytes per vector",
         )
         for row in rows
     ]
