@@ -201,7 +201,7 @@ def test_prompts_are_applied_as_the_checkpoint_applies_them(checkpoint: Any, tex
 
 
 def test_an_unknown_variant_is_refused_before_anything_is_done(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there are: onnx, onnx-O1"):
+    with pytest.raises(UsageError, match="use one of onnx, onnx-O1"):
         build(tiny, tmp_path / "bundle", ExportOptions(variants=("onnx-O9",)), quiet())
 
 
