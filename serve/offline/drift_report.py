@@ -117,8 +117,8 @@ def _drift_sentence(comparison: DriftComparison) -> str:
             f"at p < {ALPHA} (limit {DIMENSIONS_LIMIT:.0%})."
         )
     return (
-        f"The queries have drifted: their mean has moved by {report.effect:.2f} standard deviations, "
-        f"{report.score:,.1f} times as far as chance explains (limit {report.threshold:.2f})."
+        f"The queries have drifted: their mean has moved by {report.effect:.2f} standard deviations, and the squared "
+        f"shift is {report.score:,.1f} times its value without drift (limit {report.threshold:.2f})."
     )
 
 
