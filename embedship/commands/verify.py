@@ -117,7 +117,7 @@ def _run(bundle: Bundle, variant: str) -> VariantCheck:
 
 
 def _table(results: list[VariantCheck]) -> Table:
-    table = Table(caption="golden texts: cosine to the checkpoint (min, mean), and alone to in a batch (alone)")
+    table = Table(caption="golden texts: cosine to the checkpoint (min, mean), and of a text alone to a batch (alone)")
     for heading in ("variant", "runs as", "texts", "min", "mean", "alone"):
         table.add_column(heading, justify="left" if heading in ("variant", "runs as") else "right")
     for r in results:
