@@ -41,7 +41,10 @@ class EmbeddingsRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
 
 
 class TokensRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
-    """The same, on servers that accept token ids: a text, a list of ids, a list of texts, or a list of lists of ids."""
+    """OpenAI's POST /v1/embeddings, on servers that accept token ids.
+
+    `input` is a text, a list of texts, a list of token ids, or a list of such lists.
+    """
 
     input: str | list[str | int | list[int]]
 
@@ -108,7 +111,7 @@ class TokenizeRequest(Strict, frozen=True):
 
 
 class Token(msgspec.Struct, frozen=True):
-    """`start` and `stop` are character positions in the text, prompt included; null for a special token."""
+    """A token of a text. `start` and `stop` are character positions, prompt included; null for a special token."""
 
     id: int
     text: str
@@ -149,7 +152,7 @@ class EncodeRequest(Strict, frozen=True):
 
 
 class EncodeReply(msgspec.Struct, frozen=True):
-    """`tokens` and `cut` have one entry per text: the number of computed and of truncated tokens."""
+    """Vectors of the texts. `tokens` and `cut` have one entry per text: its computed and its truncated tokens."""
 
     vectors: list[list[float]]
     dtype: VectorCode
@@ -166,7 +169,9 @@ class Rerank(Strict, frozen=True):
 
 
 class SearchRequest(Strict, frozen=True):
-    """`filter` contains conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
+    """POST /search: finds the `k` best hits for one query or several.
+
+    `filter` contains conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
 
     `effort` trades speed for recall in this search, if the index has such a parameter. In an index of chunks, a hit is
     the best chunk of a document; with `per_document` false, several chunks of a document can be hits.
@@ -251,7 +256,10 @@ class Truncated(msgspec.Struct, frozen=True):
 
 
 class DocumentsReply(msgspec.Struct, frozen=True):
-    """The changes are durable and visible to every following search. `unchanged` documents were identical before."""
+    """Counts of the changes, which are durable and visible to every following search.
+
+    `unchanged` documents were identical before.
+    """
 
     new: int
     replaced: int
@@ -261,7 +269,7 @@ class DocumentsReply(msgspec.Struct, frozen=True):
 
 
 class DeletedReply(msgspec.Struct, frozen=True):
-    """`deleted` is 0 if there was no document with this id: the request can safely be repeated."""
+    """Number of deleted documents: 0 if there was none with this id. The request can safely be repeated."""
 
     deleted: int
 
@@ -298,7 +306,7 @@ class FeedbackReply(msgspec.Struct, frozen=True):
 
 
 class ReloadRequest(Strict, frozen=True):
-    """Folders on the server's file system; an index can also be milvus://HOST:PORT/COLLECTION.
+    """POST /admin/reload: folders on the server's file system; an index can also be milvus://HOST:PORT/COLLECTION.
 
     A path that is not given is read again from where the current bundle or index was read. `candidate`: replace the
     current bundle and index with the candidate's; the server then has no candidate.
@@ -346,7 +354,7 @@ class GoldenReport(msgspec.Struct, frozen=True):
 
 
 class IndexInfo(msgspec.Struct, frozen=True):
-    """`size` is the number of documents, `rows` of vectors; `exact` is the data type of the exact vectors on disk."""
+    """The index. `size`: documents; `rows`: vectors; `exact`: data type of the exact vectors on disk."""
 
     size: int
     kind: str

@@ -51,7 +51,10 @@ class DriftedQuery(msgspec.Struct, frozen=True):
 
 
 class DriftEvidence(msgspec.Struct, frozen=True):
-    """`gained`, `lost`: the topics whose share changed most. `far`: the share of queries that belong to no topic."""
+    """What changed in recent queries.
+
+    `gained`, `lost`: the topics whose share changed most. `far`: the share of queries that belong to no topic.
+    """
 
     gained: tuple[QueryTopic, ...] = ()
     lost: tuple[QueryTopic, ...] = ()

@@ -8,7 +8,10 @@ K = 10
 
 
 class RecallScore(NamedTuple):
-    """`found`: relevant documents among the first k. `expected`: relevant documents, at most k. `ndcg`: nDCG@k."""
+    """The score of one ranking.
+
+    `found`: relevant documents among the first k. `expected`: relevant documents, at most k. `ndcg`: nDCG@k.
+    """
 
     found: int
     expected: int
