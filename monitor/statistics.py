@@ -69,8 +69,8 @@ def ks_statistic(reference: Sample | SortedSample, current: Sample) -> Floats:
         D = sup_x |F(x) - G(x)|,  F from reference (n, d),  G from current (m, d)
 
     G changes only at points of `current`, so the supremum is at one of them or just before it. So two binary searches
-    per dimension are enough. Of several equal points, the last gives the right G after the point, and the first the
-    right G before it. The others give a smaller distance, so they never give the maximum.
+    per dimension are enough. If several points are equal, the last gives the right G after the point, and the first
+    the right G before it. The others give a smaller distance, so they never give the maximum.
     """
     a = reference if isinstance(reference, SortedSample) else SortedSample.from_rows(reference)
     b = SortedSample.from_rows(current)

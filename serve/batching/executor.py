@@ -217,6 +217,6 @@ _MAX_LOGGED_IDS = 8
 _FAILED = "The server failed on the batch of this request; the server log has the reason."
 _FAILURE_MESSAGES: dict[type[Exception], str] = {
     EngineError: "The engine failed on one text of this request, even alone in a batch. Sending it again may help.",
-    DeviceLost: "One text of this request ended the process of a device more than once, at last alone in a batch.",
+    DeviceLost: "One text of this request ended the process of a device repeatedly, the last time alone in a batch.",
     DeviceDown: "The device for this text is down.",
 }
