@@ -72,20 +72,22 @@ class TimedRounds:
 def measure(
     encoders: Mapping[str, Encoder],
     texts: Sequence[Text],
-    round_seconds: float = ROUND_SECONDS,
+    round_seconds: float | None = None,
     clock: ProcessClock | None = None,
 ) -> TimedRounds:
     """Time one long workload from `texts`, then short texts one at a time, in rounds.
 
     Tokens are counted with special tokens, without padding. Variants take turns. A first round warms up and does not
-    count. The first of `encoders` must not fail; the failures of others are in `failed`.
+    count. A round takes each variant about `round_seconds` (default: ROUND_SECONDS) or less. The first of `encoders`
+    must not fail; the failures of others are in `failed`.
     """
     name, first = next(iter(encoders.items()))
     timer = VariantTimer(list(encoders), name, first.engine.streams, clock or ProcessClock())
     pilot, tokens = _slice(first.tokenizer, texts, _PILOT_TOKENS)
     timer.round(lambda name: encoders[name].encode(pilot))
     slowest = tokens / max(each.wall for each in timer.round(lambda name: encoders[name].encode(pilot)).values())
-    workload, tokens = _slice(first.tokenizer, texts, int(slowest * first.engine.streams * round_seconds))
+    wanted = slowest * first.engine.streams * (round_seconds or ROUND_SECONDS)
+    workload, tokens = _slice(first.tokenizer, texts, int(wanted))
     timer.round(lambda name: encoders[name].encode(workload))
     timer.reset_busy()
     rounds = [timer.round(lambda name: encoders[name].encode(workload), tokens) for _ in range(_ROUNDS)]
@@ -138,7 +140,7 @@ def remeasure(
     objective: Objective,
     texts: Sequence[Text] = (),
     *,
-    round_seconds: float = ROUND_SECONDS,
+    round_seconds: float | None = None,
     limit_seconds: float = float("inf"),
     certified: bool = True,
     cache: Path | None = None,

@@ -20,7 +20,7 @@ def violations(objects: list[dict[str, Any]]) -> list[str]:
 def _pod(pod: dict[str, Any]) -> Iterator[str]:
     security = pod.get("securityContext", {})
     yield from (f"{key} is set" for key in _HOST if key in pod)
-    if security.get("runAsNonRoot") is not True or security.get("runAsUser") in (None, 0):
+    if security.get("runAsNonRoot") is not True or security.get("runAsUser") == 0:  # none with user: null
         yield "may run as root"
     if security.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
         yield "no seccomp profile"

@@ -272,4 +272,5 @@ def test_it_asks_for_a_key_and_takes_it_from_its_address(browser: Browser, bundl
         page.goto(f"{live.url}{PATH}#key=a-key-for-the-wall")
         page.locator("#pulse[data-state=ok]").wait_for(timeout=SECONDS)
         assert page.locator("#lost").is_hidden()
+        assert "a-key" not in page.url
         page.close()

@@ -7,11 +7,15 @@ export function storeKey(value) {
   sessionStorage.setItem(STORAGE_NAME, value);
 }
 
-const keyInAddress = new URLSearchParams(location.hash.slice(1)).get("key");
-if (keyInAddress) {
+function takeKeyFromAddress() {
+  const keyInAddress = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!keyInAddress) return;
   storeKey(keyInAddress);
   history.replaceState(null, "", location.pathname + location.search);
 }
+
+takeKeyFromAddress();
+addEventListener("hashchange", takeKeyFromAddress); // a key added to the address of an open page
 
 export function key() {
   const stored = sessionStorage.getItem(STORAGE_NAME);

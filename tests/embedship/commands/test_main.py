@@ -68,12 +68,14 @@ def test_a_missing_extra_names_the_install_command(
     assert "pip install -c constraints.txt '.[demo]' in a checkout" in capsys.readouterr().err
 
 
-def test_verify_answers_for_every_variant(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify", str(bundle), "--all", "--json"]) == 0
+def test_verify_answers_for_every_variant(rerank_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", str(rerank_bundle), "--all", "--json"]) == 0
     answer = msgspec.json.decode(capsys.readouterr().out)
     variants = msgspec.convert(answer["variants"], list[VariantCheck])
     assert [v.variant for v in variants] == ["onnx", "onnx-int8", "openvino", "openvino-int8"]
-    assert all(v.cosine_minimum >= 0.97 for v in variants)
+    assert variants[0].cosine_minimum >= 0.999
+    assert all(v.cosine_minimum >= 0.8 for v in variants)  # the floor of an int8 re-ranker
+    assert all(v.shapes.checked > 100 for v in variants)
 
 
 def test_verify_exits_4_and_names_what_was_tampered_with(
