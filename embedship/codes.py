@@ -93,7 +93,7 @@ class Int8Scale(msgspec.Struct, frozen=True):
         return np.asarray(np.clip(np.rint(vectors / self.row), -127, 127), dtype=np.int8)
 
     def weigh(self, queries: Vectors) -> Vectors:
-        """Multiply float32 queries by the scales. Their inner products with codes are then those with the vectors."""
+        """Multiply float32 queries by the scales, so that their products with codes approximate those with vectors."""
         return queries * self.row
 
     def clipped(self, vectors: Vectors) -> float:

@@ -17,7 +17,7 @@ from embedship.codes import Vectors, cosine
 def similarity(task: Task, expected: Vectors, actual: Vectors) -> npt.NDArray[np.float64]:
     """Return the likeness of each pair of (n, dim) rows, (n,) float64; NaN, which fails every floor, where one has NaN.
 
-    Scores are compared by the spread of `expected`, so these must be more than one, and not all equal.
+    Scores are compared in units of the spread of `expected`, so `expected` needs at least two different scores.
     """
     if task is Task.EMBED:
         return cosine(expected, actual)

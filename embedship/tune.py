@@ -75,10 +75,11 @@ def measure(
     round_seconds: float | None = None,
     clock: ProcessClock | None = None,
 ) -> TimedRounds:
-    """Time all `texts` together (counting special tokens, not padding), and short ones one at a time, in rounds.
+    """Time one long workload from `texts`, then short texts one at a time, in rounds.
 
-    Variants take turns. A first round warms up and does not count. The first of `encoders` must not fail; the failures
-    of others are in `failed`. A round takes each variant about `round_seconds` (default: ROUND_SECONDS) or less.
+    Tokens are counted with special tokens, without padding. Variants take turns. A first round warms up and does not
+    count. A round takes each variant about `round_seconds` (default: ROUND_SECONDS) or less. The first of `encoders`
+    must not fail; the failures of others are in `failed`.
     """
     name, first = next(iter(encoders.items()))
     timer = VariantTimer(list(encoders), name, first.engine.streams, clock or ProcessClock())
@@ -269,7 +270,7 @@ def _store(bundle: Bundle, choice: VariantChoice, cache: Path | None) -> str:
 
 
 def _order(bundle: Bundle) -> list[str]:
-    """Return the variants: the plain one, with which all are compared, the bundle's choice, then by recorded speed."""
+    """Return the variants in this order: the plain one (the reference for all), the bundle's choice, then by speed."""
     speeds = bundle.manifest.choice.tokens_per_second
     others = sorted((v.name for v in bundle.manifest.variants), key=lambda name: -speeds.get(name, 0.0))
     return list(dict.fromkeys([bundle.plain.name, bundle.manifest.choice.variant, *others]))

@@ -140,7 +140,7 @@ class ExportRun:
     def _certify(
         self, finished: list[Variant], ranked: Sequence[str], encoders: Mapping[str, Encoder]
     ) -> tuple[list[Variant], list[str]]:
-        """Certify the best variants in turn until one passes. Return all variants, and the names still ranked."""
+        """Certify the best variants in turn until one passes. Return all variants, and `ranked` from that one on."""
         for place, name in enumerate(ranked):
             with self.failures.optional(name), failing(name, ExportStage.SHAPES):
                 return shape_certificates.of(finished, name, encoders, self.steps), list(ranked[place:])

@@ -27,11 +27,11 @@ def refuse_occupied(target: Path, force: bool) -> None:
 
 def _require_replaceable(target: Path, force: bool) -> None:
     if not (target / MANIFEST).is_file():
-        raise UsageError(f"{target} exists and is no bundle: give --out another name")
+        raise UsageError(f"{target} exists and is not a bundle: give --out another name")
     if foreign := _foreign(target):
-        raise UsageError(f"{target} holds more than a bundle ({', '.join(foreign[:3])}): give --out another name")
+        raise UsageError(f"{target} contains more than a bundle ({', '.join(foreign[:3])}): give --out another name")
     if not force:
-        raise UsageError(f"{target} already holds a bundle: give --out another name, or --force to replace it")
+        raise UsageError(f"{target} already contains a bundle: give --out another name, or --force to replace it")
 
 
 def _foreign(target: Path) -> list[str]:

@@ -70,10 +70,10 @@ def sample(pairs: Sequence[Text], count: int, seed: int) -> list[Text]:
 
 
 def concordance(pairs: Sequence[Text], found: Vectors, expected: Vectors) -> float:
-    """Return the share of passage pairs within a query that (n, 1) `found` orders as `expected` does; 1 without pairs.
+    """Return how often `found` and `expected`, scores (n, 1), order two passages of the same query alike, in [0, 1].
 
     This is (1 + tau) / 2 with Kendall's tau (1938) within each query. Two passages with equal `expected` scores count
-    as correct.
+    as correct. If no query has two passages, the result is 1.
     """
     ours, theirs = (scores[:, 0].astype(np.float64) for scores in (found, expected))
     groups: dict[str, list[int]] = {}
@@ -108,8 +108,11 @@ def require_same_tokens(loaded: Any, pipeline: ModelSpec, tokenizer_json: str) -
         if given["input_ids"] != ids:
             raise UsageError(
                 f"the frozen tokenizer and the checkpoint disagree on {probe_texts.shown(pair)}: {len(ids)} and "
-                f"{len(given['input_ids'])} tokens. Is its truncation_side left?"
+                f"{len(given['input_ids'])} tokens. Check that the checkpoint's truncation_side is not left"
             )
         types = [0] * turn + [1] * (len(ids) - turn) if turn else [0] * len(ids)
         if given.get("token_type_ids", types) != types:
-            raise UsageError(f"this tokenizer gives {probe_texts.shown(pair)} other token types than 0 and then 1")
+            raise UsageError(
+                f"this tokenizer gives {probe_texts.shown(pair)} token types other than 0 for the query and 1 for the "
+                "passage, which is not supported"
+            )

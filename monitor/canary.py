@@ -42,7 +42,7 @@ class DeviceCanary(msgspec.Struct, frozen=True):
 
 
 class CanaryReport(msgspec.Struct, frozen=True):
-    """`warn` if a device is below a floor; `unknown` while a device has no recent round."""
+    """State of all devices: `warn` if one is below a floor; `unknown` while one has no recent round."""
 
     state: SignalState
     reason: str

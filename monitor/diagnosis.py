@@ -53,7 +53,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 
 class DiagnosisRule(NamedTuple):
-    """One table row. Each cell holds the matching states; an empty cell matches all. `None`: not monitored."""
+    """One table row. Each cell contains the matching states; an empty cell matches all. `None`: not monitored."""
 
     canary: frozenset[SignalState | None]
     drift: frozenset[SignalState | None]

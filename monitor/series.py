@@ -153,7 +153,7 @@ TABLE = (
            lambda status: _choice(DiagnosisCause, status.diagnosis.cause)),
     MetricSpec(G, "diagnosis_since_timestamp_seconds", "Unix time since which the diagnosis names its current cause.",
            (), _one(lambda status: status.diagnosis.since)),
-    MetricSpec(G, "signal_watched", "1 if this signal is monitored. The state of a signal that is not means nothing.",
+    MetricSpec(G, "signal_watched", "1 if this signal is monitored. If it is 0, the state means nothing.",
            ("signal",), _watched),
     MetricSpec(G, "signal_since_timestamp_seconds", "Unix time since which the signal warns; 0 while it does not.",
            ("signal",), _began),

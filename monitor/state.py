@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class SignalState(StrEnum):
-    """`unknown` means too little evidence. It is never reported as `ok`."""
+    """State of a signal. `unknown` means too little evidence. It is never reported as `ok`."""
 
     OK = "ok"
     WARN = "warn"

@@ -69,8 +69,8 @@ def ks_statistic(reference: Sample | SortedSample, current: Sample) -> Floats:
         D = sup_x |F(x) - G(x)|,  F from reference (n, d),  G from current (m, d)
 
     G changes only at points of `current`, so the supremum is at one of them or just before it. So two binary searches
-    per dimension are enough. If several points are equal, the inner ones give a G that is too small after the point and
-    too large before it, so they never give the maximum.
+    per dimension are enough. If several points are equal, the last gives the right G after the point, and the first
+    the right G before it. The others give a smaller distance, so they never give the maximum.
     """
     a = reference if isinstance(reference, SortedSample) else SortedSample.from_rows(reference)
     b = SortedSample.from_rows(current)
@@ -126,8 +126,8 @@ def significance_mask(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
 def discovery_mask(statistic: Floats, n: int, m: int, alpha: float) -> Mask:
     """Return the same as benjamini_hochberg(ks_pvalue(statistic, n, m), alpha), but compute few p-values.
 
-    The method rejects all dimensions from the smallest D whose p-value is at most alpha times the share of dimensions
-    with this D or a larger one. A D whose p-value is above alpha cannot be that one.
+    The method finds D0, the smallest D whose p-value is at most alpha times the share of dimensions with D >= D0, and
+    rejects these dimensions. The p-value of D0 is never above alpha, so only significant D are tried.
     """
     ordered = np.sort(statistic)
     for level in np.unique(statistic[significance_mask(statistic, n, m, alpha)]):

@@ -114,7 +114,7 @@ def pull(
 ) -> None:
     """Fetch a bundle, verify every file, and put it in place in one step.
 
-    If it is killed, the same command continues: complete files are not fetched again, others from where they stopped.
+    If it is killed, run it again: complete files are not fetched again, and the others continue where they stopped.
     Exits 4 if a file or the digest differs from what was asked for. Credentials: those of `docker login` (oci), AWS_*
     variables (s3), ~/.netrc (https), HF_TOKEN (hf).
     """

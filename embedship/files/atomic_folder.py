@@ -262,7 +262,7 @@ def umask() -> int:
 
 
 def _sync(folder: Path) -> None:
-    """Write the files to disk before the rename: a name that survives a crash without its contents is half a folder."""
+    """Write the files to disk before the rename, because after a crash a file could have its name but no contents."""
     for path in (*folder.rglob("*"), folder):
         _fsync(path)
 

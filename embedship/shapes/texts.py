@@ -1,4 +1,4 @@
-"""Texts to test batch shapes with. They are made from the golden texts, any number of them for each width."""
+"""Texts for the test of batch shapes: made from the golden texts, as many as the test needs for each width."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Key = tuple[int, int]  # width, number
 
 @dataclass(frozen=True, slots=True)
 class ShapeTexts:
-    """Texts made from the golden texts. Each width has any number of them; the first is as long as the width."""
+    """Texts made from the golden texts, numbered from 0 for each width. Text 0 is as long as the width."""
 
     stream: list[int]  # the token ids of the golden texts, without special tokens, one after another
     first: list[int]  # the special token before each text, if any

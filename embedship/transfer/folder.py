@@ -46,7 +46,7 @@ class HubFolder:
     def __init__(self, address: str) -> None:
         match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?", address)
         if not match or ".." in address:
-            raise UsageError(f"hf://{address}: give hf://organisation/model@revision")
+            raise UsageError(f"hf://{address} is not the address of a model: give hf://organisation/model@revision")
         self._repository, self._revision = match[1], match[2] or "main"
         self._endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         parts = urlsplit(self._endpoint)

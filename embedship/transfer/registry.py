@@ -46,7 +46,10 @@ class ImageReference(NamedTuple):
         """Parse HOST/REPOSITORY:TAG or HOST/REPOSITORY@sha256:...; the host is required. Raises UsageError."""
         match = _REFERENCE.fullmatch(text)
         if not match or not (match["tag"] or match["digest"]):
-            raise UsageError(f"oci://{text}: give oci://HOST/REPOSITORY:TAG or oci://HOST/REPOSITORY@sha256:DIGEST")
+            raise UsageError(
+                f"oci://{text} is not an address in a registry: give oci://HOST/REPOSITORY:TAG or "
+                "oci://HOST/REPOSITORY@sha256:DIGEST"
+            )
         return cls(match["host"], match["repository"], match["tag"], match["digest"])
 
     def at(self, digest: str) -> str:

@@ -52,7 +52,7 @@ class S3Object:
     def __init__(self, address: str) -> None:
         bucket, self._key = _split(address, "s3://BUCKET/KEY")
         if not self._key or self._key.endswith("/"):
-            raise UsageError(f"s3://{address}: give s3://BUCKET/KEY")
+            raise UsageError(f"s3://{address} names no file: give s3://BUCKET/KEY")
         self._address = f"s3://{address}"
         self._store = _store(self._address, bucket, "", retries=5, timeout=timedelta(minutes=5))
 
@@ -102,7 +102,7 @@ class S3Content(RawIOBase):
 def _split(address: str, form: str) -> tuple[str, str]:
     match = re.fullmatch(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", address)
     if not match:
-        raise UsageError(f"s3://{address}: give {form}")
+        raise UsageError(f"s3://{address} has no valid bucket name: give {form}")
     return match[1], match[2] or ""
 
 

@@ -106,7 +106,8 @@ def send(session: HttpSession, call: HttpRequest, accept: frozenset[int] = froze
                 f"{host} broke off the TLS connection: check that it is running and uses https"
             ) from None
         raise TransferError(
-            f"{host} has a certificate that is not trusted here: give its authority's in REQUESTS_CA_BUNDLE"
+            f"{host} has a certificate that is not trusted here: set REQUESTS_CA_BUNDLE to a file with the certificate "
+            "of its authority"
         ) from None
     except _LOST_CONNECTION as error:
         raise TransferInterrupted(

@@ -22,7 +22,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Merging adds one number per weight. In float32, the measured cosine to the unmerged model is 0.9999999.
 FLOOR = 0.99999
 _PROBES = 48
-# Other initialisations (pissa, olora, corda, loftq) change the base's weights, so its file is not what was trained.
+# Other initialisations (pissa, olora, corda, loftq) change the base's weights before training, so the base's file does
+# not contain the weights that the adapter belongs to.
 _STARTS = (True, False, None, "gaussian", "orthogonal")
 _DEPRECATED = (FutureWarning, r"`is_gradient_checkpointing` is deprecated")  # PEFT 0.21 with transformers 5.23
 _PREFIX = "base_model.model."

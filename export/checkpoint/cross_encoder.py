@@ -133,7 +133,9 @@ def _refuse_settings(path: Path, config: dict[str, Any]) -> None:
     extra = path / "config_sentence_transformers.json"
     saved = read(extra) if extra.is_file() else {}
     if any((saved.get("prompts") or {}).values()):
-        raise UsageError(f"{path} adds prompts to its texts, which is not supported: no re-ranker client sends them")
+        raise UsageError(
+            f"{path} adds prompts to its texts: this is not supported, because clients of a re-ranker send no prompts"
+        )
     inner = config.get("sentence_transformers") or {}
     named = (
         inner.get("activation_fn") or config.get("sbert_ce_default_activation_function") or saved.get("activation_fn")
@@ -199,7 +201,7 @@ def _max_tokens(path: Path, model: Any, tokenizer: Any) -> int:
 
 
 def _weights_sha256(path: Path, model: Any) -> str:
-    """Hash the name, type, shape and bytes of every weight, and the settings, because no weight contains an epsilon."""
+    """Hash the name, type, shape and bytes of every weight, and the settings, such as epsilons, that change scores."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

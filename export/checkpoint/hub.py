@@ -37,7 +37,7 @@ def fetch(text: str, pickles: bool = False) -> Path:
     done = subprocess.run(command, env=silence.original_environment(), stdout=subprocess.PIPE, text=True, check=False)
     answer = json.loads(done.stdout or '{"error": "the download ended without an answer"}')
     if "error" in answer:
-        raise UsageError(f"{text} is no folder here, and could not be fetched from the hub: {answer['error']}")
+        raise UsageError(f"{text} is not a folder, and could not be fetched from the hub: {answer['error']}")
     return Path(answer["folder"])
 
 
@@ -62,7 +62,7 @@ def _download(name: str, revision: str, patterns: list[str]) -> dict[str, str]:
     except errors.RevisionNotFoundError:
         return {"error": f"{name} has no revision {revision}"}
     except errors.RepositoryNotFoundError:
-        return {"error": f"it has no model {name}, or shows it only to some (set HF_TOKEN)"}
+        return {"error": f"the hub has no model {name}, or only some users may read it (set HF_TOKEN)"}
     except Exception as error:  # the process ends here, and the HTTP client's error classes change with its version
         return {"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]}
     return {"folder": folder}

@@ -42,7 +42,8 @@ def copy(source: SentenceTransformersFolder, target: Path, tokenizer_json: str) 
 def _name_modules(listing: Path) -> None:
     """Rewrite module names to those that every sentence-transformers from 2.x to 6.x knows.
 
-    5.7 does not find the Normalize that 6.x saves (base.modules.normalize), and 2.x finds the names of neither.
+    5.7 does not find the name that 6.x saves for Normalize (base.modules.normalize). 2.x knows neither the names that
+    5.7 saves nor those that 6.x saves.
     """
     rows = json.loads(listing.read_text(encoding="utf-8"))
     named = [row | {"type": f"sentence_transformers.models.{row['type'].rpartition('.')[2]}"} for row in rows]

@@ -29,7 +29,7 @@ def pool(folder: Path, mode: str, normalize: bool) -> None:
     Raises UsageError for an unknown mode, or if config.json does not state the model's width.
     """
     if mode not in _MODES:
-        raise UsageError(f"there is no pooling {mode!r}; there are: {', '.join(_MODES)}")
+        raise UsageError(f"--pooling {mode!r} is unknown: use one of {', '.join(_MODES)}")
     kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if normalize else {})
     rows = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -45,7 +45,7 @@ def pool(folder: Path, mode: str, normalize: bool) -> None:
 def refuse_unused(folder: Path, pooling: str | None, normalize: bool) -> None:
     """Raise UsageError if --pooling or --normalize would be ignored, because the folder has its own pooling."""
     if pooling or normalize:
-        why = "has a modules.json, which says how it pools" if pooling else "gets --normalize only with --pooling"
+        why = "has a modules.json, which says how it pools" if pooling else "uses --normalize only with --pooling"
         raise UsageError(f"{folder} {why}: leave {'--pooling' if pooling else '--normalize'} out")
 
 
@@ -55,7 +55,9 @@ def _width(folder: Path) -> int:
         config = json.loads(path.read_text(encoding="utf-8"))
         return next(int(config[key]) for key in _WIDTHS if key in config)
     except (OSError, ValueError, StopIteration) as error:
-        raise UsageError(f"{path} does not say how wide the model is ({', '.join(_WIDTHS)})") from error
+        raise UsageError(
+            f"{path} does not say how wide the model is: it needs one of the keys {', '.join(_WIDTHS)}"
+        ) from error
 
 
 def _write(path: Path, content: object) -> None:

@@ -60,5 +60,6 @@ def _require_same(model: Any, prompt: str, text: str, ours: list[int], where: st
     if theirs != ours:
         raise UsageError(
             f"the frozen tokenizer and the checkpoint disagree on {text[:40]!r}{where}: {len(ours)} and {len(theirs)} "
-            f"tokens, first {ours[:6]} and {theirs[:6]}. Is its truncation_side left, or its tokenizer.json stale?"
+            f"tokens, first {ours[:6]} and {theirs[:6]}. Check that the checkpoint's truncation_side is not left, and "
+            "that its tokenizer.json is not stale"
         )

@@ -33,7 +33,7 @@ def refuse_pickles(folder: Path) -> None:
         vouch = f", or give --allow-pickle {sha256_of(path)}" if path.suffix == ".bin" else ""
         raise UnsafeError(
             f"{folder} has its weights only as a pickle ({path.name}), and a pickle can run code when it is opened: "
-            f"convert it where you trust it, SentenceTransformer(folder).save_pretrained(new_folder){vouch}"
+            "if you trust it, convert it with SentenceTransformer(folder).save_pretrained(new_folder)" + vouch
         )
 
 
@@ -69,9 +69,9 @@ def _tensors(path: Path, content: bytes) -> dict[str, Any]:
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UnsafeError(f"{path} holds more than tensors, or is damaged: {str(error).splitlines()[0]}") from error
+        raise UnsafeError(f"{path} contains more than tensors, or is damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise UnsafeError(f"{path} is no table of tensors by name")
+        raise UnsafeError(f"{path} is not a dictionary of tensors by name")
     return loaded
 
 
@@ -105,6 +105,6 @@ def private_modules(folder: Path) -> Iterator[None]:
 
 
 def _take_out(package: str) -> dict[str, ModuleType]:
-    """Remove a package from sys.modules and return its modules, because imports are resolved in its folder alone."""
+    """Remove a package from sys.modules and return its modules: Python imports submodules from its own folder."""
     names = [name for name in sys.modules if name.partition(".")[0] == package]
     return {name: sys.modules.pop(name) for name in names}

@@ -58,8 +58,7 @@ class ProbeSet:
     """Probe texts (or pairs), adversarial ones first, and the checkpoint's own (n, dim) float32 rows for them.
 
     `short` are texts of a few tokens with (m, dim) `short_vectors`; they are judged separately. `longest` is the length
-    of the longest text in tokens. `padding_side_independent`: the checkpoint gives the same vectors with padding on the
-    other side.
+    of the longest text in tokens. `either_side`: the checkpoint gives the same vectors with padding on the other side.
     """
 
     texts: list[Text]

@@ -45,7 +45,7 @@ def table(bundle: Bundle) -> Table:
         box=SIMPLE,
         pad_edge=False,
         padding=(0, 1, 0, 0),  # the table fits into 80 columns
-        caption=f"* is what serve takes on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
+        caption=f"* is what serve uses on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
     for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio", "spread"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
@@ -131,7 +131,7 @@ def notes(bundle: Bundle) -> list[str]:
         lines.append(f"the model reads {pipeline.max_tokens:,} tokens; texts up to {longest:,} were compared")
     if codes.rescored_recall is not None:
         lines.append(
-            f"sign bits with {codes.rescore} candidates a hit, ranked by int8: {codes.rescored_recall:.4f} of the 10 "
+            f"sign bits with {codes.rescore} candidates per hit, ranked by int8: {codes.rescored_recall:.4f} of the 10 "
             f"exact nearest among {codes.documents:,} texts"
         )
     return lines
@@ -151,13 +151,13 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
         f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not variant_choice.within_recall_budget(
             quality, v.name
         ),
-        f"{v.name} is never chosen, only named (--variant)": v.quantisation is Quantisation.DYNAMIC,
+        f"{v.name} is used only if named with --variant": v.quantisation is Quantisation.DYNAMIC,
     }
     return [reason for reason, applies in reasons.items() if applies]
 
 
 def _company(v: Variant, task: Task) -> str:
-    label = "depends on its batch" if v.quantisation is Quantisation.DYNAMIC else "in any company"
+    label = "depends on its batch" if v.quantisation is Quantisation.DYNAMIC else "does not depend on its batch"
     what = "a text's vector" if task is Task.EMBED else "a pair's score"
     return f"{v.name}: {what} {label}, worst {measure(task)} {v.invariance.worst:.6f} over {v.invariance.texts} texts"
 

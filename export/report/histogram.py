@@ -10,7 +10,7 @@ import numpy.typing as npt
 from embedship.bundle import ManifestRecord
 from embedship.charts.axis import Axis, AxisTick
 
-# The bins are equal for all bundles, so that reports can be compared: float32 lies around 1 - 1e-12, bfloat16 around
+# The bins are equal for all bundles, so that reports can be compared: float32 is around 1 - 1e-12, bfloat16 around
 # 1 - 1e-5, int8 around 1 - 1e-3. On a linear axis all but int8 would be one bar.
 MOST_NINES = 8
 BINS = 40

@@ -44,7 +44,7 @@ def variants(manifest: BundleManifest) -> ChartTable:
         *map(text, ("variant", "runtime", "runs as", "quantised")),
         *map(TableColumn, ("size", "tokens/s", "to plain ONNX", "one short text", "recall@10")),
     )
-    caption = f"The marked row is what serve takes, chosen for {choice.objective}."
+    caption = f"The marked row is the variant that serve uses, chosen for {choice.objective}."
     return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 
 
@@ -67,7 +67,7 @@ def gate(manifest: BundleManifest) -> ChartTable:
 
     headings = ("texts", "worst cosine", "floor", "mean cosine", "floor", "top-10 overlap")
     longest = max(v.parity.longest for v in manifest.variants)
-    caption = "A variant under any of its floors would have left no bundle (exit code 3)." + (
+    caption = "A variant below one of its floors fails: it is left out, or the export ends with exit code 3." + (
         f" The longest text has {longest:,} tokens." if longest else ""
     )
     columns = (text("variant"), text("runs as"), *map(TableColumn, headings))
@@ -91,8 +91,8 @@ def invariance(manifest: BundleManifest) -> ChartTable:
     headings = ("texts", "shuffled", "over-padded", "other side", "worst")
     columns = (text("variant"), *map(TableColumn, headings), text("scale"))
     caption = (
-        "Cosine of a text's vector alone to its vector in other company: among texts drawn at random, padded far "
-        "beyond the longest, padded on the left (not measured where the checkpoint itself depends on the side)."
+        "Cosine of a text's vector alone to its vector in a batch: with texts drawn at random, padded far beyond the "
+        "longest text, or padded on the left (not measured where the checkpoint itself depends on the side)."
     )
     return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 
@@ -174,7 +174,7 @@ def model(manifest: BundleManifest) -> ChartTable:
         ("prompts", prompts or "none"),
         (
             "int8 code",
-            f"one frozen scale a dimension, in bundle.json; {codes.clipped:.3%} of held-out components outside",
+            f"one frozen scale per dimension, in bundle.json; {codes.clipped:.3%} of held-out components outside",
         ),
         ("binary code", f"1 where a component is above {codes.binary_threshold:g}"),
         ("rescoring", _rescoring(codes)),

@@ -42,7 +42,7 @@ def count(number: float) -> str:
 def cosine(value: float | None) -> str:
     """Format a cosine. None means that the figure does not apply to the model."""
     if value is None:
-        return "not asked"
+        return "does not apply"
     return f"{value:.5f}" if value == value else "not a number"
 
 
@@ -84,7 +84,7 @@ def summary_tiles(manifest: BundleManifest) -> list[SummaryTile]:
     speed = choice.tokens_per_second.get(variant.name)
     parity = variant.parity
     return [
-        SummaryTile("serve takes", variant.name, f"{runtime(variant)}, {variant.precision}, {megabytes(variant.size)}"),
+        SummaryTile("serve uses", variant.name, f"{runtime(variant)}, {variant.precision}, {megabytes(variant.size)}"),
         SummaryTile(
             "throughput",
             UNMEASURED if speed is None else f"{count(speed)} tokens/s",
@@ -109,7 +109,7 @@ def recall(manifest: BundleManifest) -> str:
     if name not in rows or "checkpoint" not in rows:
         return f"{where} {name} was not compared with the checkpoint."
     mine, theirs = (rows[who].metrics["recall@10"] for who in (name, "checkpoint"))
-    kept = f"{mine / theirs:.1%} of " if theirs else "beside "
+    kept = f"{mine / theirs:.1%} of " if theirs else "compared with "
     return f"{where} recall@10 is {mine:.4f}, {kept}the checkpoint's {theirs:.4f}."
 
 
@@ -134,10 +134,8 @@ def _taken(manifest: BundleManifest, variant: Variant) -> str:
     elif ranked and min(ranked, key=lambda name: ranked[name]) == variant.name:
         why = f"{_BEST[objective]} of the {len(ranked)} on this machine"
     else:
-        why = f"chosen for {objective}: what was better gained under 3%, changes with its batch, or lost recall"
-    return (
-        f"Serve takes {variant.name} ({runtime(variant)}, {variant.precision}): {why}, {_reached(manifest, variant)}."
-    )
+        why = f"chosen for {objective}, because better variants gained under 3%, depend on their batch, or lost recall"
+    return f"Serve uses {variant.name} ({runtime(variant)}, {variant.precision}): {why}, {_reached(manifest, variant)}."
 
 
 def _ranked(manifest: BundleManifest) -> dict[str, float]:
@@ -158,7 +156,7 @@ def _reached(manifest: BundleManifest, variant: Variant) -> str:
         return megabytes(variant.size)
     if choice.objective is Objective.LATENCY:
         seconds = choice.latency_seconds.get(variant.name)
-        return UNMEASURED if seconds is None else f"{milliseconds(seconds)} a text"
+        return UNMEASURED if seconds is None else f"{milliseconds(seconds)} per text"
     speed = choice.tokens_per_second.get(variant.name)
     return UNMEASURED if speed is None else f"{count(speed)} tokens/s, {_ratio(manifest, variant)}"
 
@@ -174,15 +172,15 @@ def _cosine_cost(variant: Variant) -> str:
     parity = variant.parity
     figures = f"mean {cosine(parity.mean)}, worst {cosine(parity.minimum)}, over {parity.texts} texts"
     lost = 1 - parity.mean
-    price = "costs nothing that five digits show" if lost < 5e-6 else f"costs {lost:.2g} of cosine"
-    return f"Against the checkpoint's own vectors that {price}: {figures}."
+    loss = "less than 0.000005" if lost < 5e-6 else f"{lost:.2g}"
+    return f"Compared with the checkpoint's own vectors, its vectors lose {loss} of cosine: {figures}."
 
 
 def _company(variant: Variant) -> str:
     found = variant.invariance
     if not found.texts:
         return "Whether a text's vector depends on the texts it is batched with was not measured."
-    figures = f"worst cosine {cosine(found.worst)}, {found.texts} texts alone and in other company"
+    figures = f"worst cosine {cosine(found.worst)}, {found.texts} texts alone and in batches"
     if variant.quantisation is Quantisation.DYNAMIC or not found.worst >= ALONE_FLOOR:
         return f"A text's vector depends on the texts it is batched with: {figures}."
     return f"A text's vector does not depend on the texts it is batched with: {figures}."

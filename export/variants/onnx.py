@@ -1,7 +1,7 @@
 """ONNX Runtime graphs: optimisation levels O1 to O4, three kinds of int8, and the count of fused operators.
 
 The levels are Optimum's. Files of O2 to O4 do not contain ONNX Runtime's basic and extended rewrites, because the
-session applies them at load time for its own machine. The fused operators are the same with both (MiniLM).
+session applies them at load time for its own machine. With and without them the fused operators are the same (MiniLM).
 """
 
 from __future__ import annotations

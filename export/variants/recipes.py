@@ -91,7 +91,7 @@ def require_known(names: Sequence[str], target: HardwareTarget, isa: HardwareTar
         if name == GPU and GPU not in known:
             raise UsageError(f"{GPU} is float16 for GPUs: add --target {HardwareTarget.CUDA}")
         if name not in (*known, ALL):
-            raise UsageError(f"there is no variant {name!r}; there are: {', '.join(known)}, {ALL}")
+            raise UsageError(f"there is no variant {name!r}: use one of {', '.join(known)}, {ALL}")
 
 
 def wanted(names: Sequence[str], target: HardwareTarget, isa: HardwareTarget, config: Any) -> dict[str, VariantRecipe]:

@@ -44,8 +44,8 @@ def cpu(target: HardwareTarget, machine: MachineInfo) -> HardwareTarget:
     if not machine.meets(wanted.needs):
         raise UsageError(
             f"{machine.cpu} cannot verify int8 for {wanted}: its 8-bit products overflow where those of {wanted} do "
-            f"not, so nothing measured here would hold there. Take --target {here}, which is right on both, or "
-            f"export on a machine with one of {', '.join(EXACT)}"
+            f"not, so measurements on this machine would not be valid for {wanted}. Use --target {here}, which is "
+            f"correct on both, or export on a machine with one of {', '.join(EXACT)}"
         )
     return wanted
 

@@ -101,7 +101,7 @@ _POOLS = {
 
 
 class EmbeddingModule(torch.nn.Module):
-    """Inputs in the order of `pipeline.inputs`; outputs last_hidden_state and sentence_embedding."""
+    """The pipeline of an embedding model. Inputs are in the order of `pipeline.inputs`, outputs in that of OUTPUTS."""
 
     outputs: tuple[str, ...] = OUTPUTS
 
@@ -125,7 +125,7 @@ class EmbeddingModule(torch.nn.Module):
 
 
 class RerankModule(torch.nn.Module):
-    """Inputs in the order of `pipeline.inputs`; output logits, (n, 1)."""
+    """The pipeline of a re-ranker. Inputs are in the order of `pipeline.inputs`; the output is the logits, (n, 1)."""
 
     outputs: tuple[str, ...] = (Task.RERANK.output,)
 

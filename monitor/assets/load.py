@@ -49,7 +49,7 @@ embedship:overloaded:ratio_rate5m > 0.01
                 "less capacity?",
                 "Tokens per text, `rate(embedship_tokens_total[5m]) / rate(embedship_texts_total[5m])`: longer texts "
                 "cost more.",
-                "Is a bulk load running? Queries keep one place in eight of the queue, bulk gets the rest. "
+                "Is a bulk load running? An eighth of the queue is reserved for queries. "
                 "`embedship_queue_age_seconds` says which lane waits, and how long.",
                 "With a re-ranker: `rate(embedship_rerank_pairs_total[5m])` and `embedship_rerank_queue_seconds`. A "
                 "search that re-ranks fifty documents is fifty pairs.",

@@ -114,8 +114,8 @@ def calibrate(
     score is divided by its standard error, so the sessions of a window may be longer or shorter than those of the
     reference. times (n,) divide the reference into blocks as long as a window if there are enough rows. Blocks can
     differ by more than sampling noise (a morning, a weekend). Such differences are part of the null distribution,
-    because each block has its own tail. Consecutive windows share queries, so several alarms follow each other. A
-    budget per evaluation therefore also holds for such series of alarms, at any traffic.
+    because each block has its own tail. Consecutive windows share queries, so alarms come in series. The budget counts
+    every evaluation that alarms, so it also holds for such series, at any traffic.
     """
     random = np.random.default_rng(seed)
     index = index_of(sessions, len(vectors))

@@ -16,7 +16,9 @@ PLAIN = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShiftFeatures:
-    """phi(x) = (a root (w(x) (x - centre) - level), b (x - centre)): (2 d,), with mean 0 without drift.
+    """Maps vectors x (d,) to features phi(x) (2 d,), whose mean is 0 without drift.
+
+        phi(x) = (a root (w(x) (x - centre) - level), b (x - centre))
 
     The second half is the plain mean shift. In the first half, new queries have more weight, and directions have the
     weights of the metric. So queries that are far from the reference in the same direction move the mean most.

@@ -22,11 +22,11 @@ TINY = 1e-30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WhiteningMetric:
-    """y = root (x - centre), where root' root = (covariance + ridge x mean variance x identity)^-1: (d, d) float32.
+    """Maps vectors x (n, d) to y = root (x - centre); root is (d, d) float32.
 
-    |mean of y|^2 is then the regularised Hotelling statistic (Chen, Paul, Prentice and Wang, JASA 106, 2011). A new
-    topic moves the mean along directions in which the known topics hardly vary. With a plain distance, the noise of the
-    other directions hides this shift.
+    root' root = (covariance + ridge x mean variance x identity)^-1. Then |mean of y|^2 is the regularised Hotelling
+    statistic (Chen, Paul, Prentice and Wang, JASA 106, 2011). A new topic moves the mean along directions in which the
+    known topics hardly vary. With a plain distance, the noise of the other directions hides this shift.
     """
 
     centre: NDArray[np.float32]

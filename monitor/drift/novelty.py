@@ -18,7 +18,9 @@ Groups = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoveltyWeights:
-    """w(x) = 1 + (h(x) - mean) / deviation, between 0 and MOST; h(x) is the mean distance to the nearest NEIGHBOURS.
+    """Gives each query a weight w(x) between 0 and MOST, from its mean distance h(x) to the nearest NEIGHBOURS.
+
+        w(x) = 1 + (h(x) - mean) / deviation
 
     The distance to near neighbours is an inverse density (Loftsgaarden and Quesenberry, Ann. Math. Stat. 36, 1965):
     queries in regions where the reference is sparse get a large weight, and queries in dense regions get almost none.

@@ -23,8 +23,9 @@ class RecallWindow(msgspec.Struct, frozen=True):
 
 
 class RecallHistory(msgspec.Struct, frozen=True):
-    """alarms: Unix times at which the cusum alarmed; `ninety_percent`: those of the ninety-percent rule.
+    """Recall windows of a log of judged queries, and the Unix times at which each rule would have raised an alarm.
 
+    `alarms` are the times for the cusum, `ninety_percent` those for a mean of five windows below 90% of the baseline.
     If the log has no times, they are query numbers, starting at 0.
     """
 
@@ -43,7 +44,7 @@ def recall_history(recalls: Floats, times: Times, baseline: float | None = None)
     """Follow per-query recalls (n,) in [0, 1] at ascending Unix times (n,). NaN: the query was not judged.
 
     Without a baseline the first five windows are taken as normal, and the cusum uses the lower end of their interval,
-    as in the server. None if there are fewer than two windows, or no window after those for the baseline.
+    as in the server. None unless two windows are left after those for the baseline.
     """
     judged = ~np.isnan(recalls)
     recalls, times = recalls[judged], times[judged]
@@ -82,7 +83,7 @@ def _alarms(recalls: Floats, times: Times, normal: float) -> tuple[float, ...]:
 
 
 def _below(stretches: tuple[RecallWindow, ...], limit: float, learned: int) -> tuple[float, ...]:
-    """Return where the mean of five windows falls below the limit: the first of each run."""
+    """Return the times at which the mean of five windows falls below the limit: the first time of each run."""
     means = np.array([each.mean for each in stretches])
     ends = range(max(FIRST, learned + 1), len(means) + 1)
     low = [means[end - FIRST : end].mean() < limit for end in ends]

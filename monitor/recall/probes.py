@@ -42,7 +42,7 @@ class FailedProbe(msgspec.Struct, frozen=True):
 
 
 class ProbeReport(msgspec.Struct, frozen=True):
-    """Before the first complete replay (replayed_at 0) the ratios are 0 and mean nothing."""
+    """Results of the replays. Before the first complete one (replayed_at 0) the ratios are 0 and mean nothing."""
 
     recall: RecallReport
     ndcg: float = 0.0  # mean nDCG@10 of the last complete replay

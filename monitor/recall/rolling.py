@@ -54,7 +54,7 @@ class RecallBaseline(NamedTuple):
 
 
 class RecallReport(msgspec.Struct, frozen=True):
-    """Recall so far. While `queries` is 0, the ratios are 0 and mean nothing. A baseline of 0 is not known yet."""
+    """Recall so far. While `queries` is 0, the ratios are 0 and mean nothing. A baseline of 0 means: not known yet."""
 
     state: SignalState
     rule: RecallRule

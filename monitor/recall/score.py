@@ -8,7 +8,10 @@ K = 10
 
 
 class RecallScore(NamedTuple):
-    """`found`: relevant documents among the first k. `expected`: relevant documents, at most k. `ndcg`: nDCG@k."""
+    """The score of one ranking.
+
+    `found`: relevant documents among the first k. `expected`: relevant documents, at most k. `ndcg`: nDCG@k.
+    """
 
     found: int
     expected: int
@@ -18,7 +21,7 @@ class RecallScore(NamedTuple):
 def score(answered: Sequence[Hashable], relevant: Collection[Hashable], k: int = K) -> RecallScore:
     """Score a ranking, best first. A document is relevant or not (gain 1 or 0).
 
-    A document that appears more than once, for several of its chunks, counts at its first position.
+    A document may appear more than once, because several of its chunks were found. It counts at its first position.
 
     recall@k expects at most k relevant documents, because a ranking of k cannot contain more. nDCG as in Jarvelin and
     Kekalainen, "Cumulated gain-based evaluation of IR techniques", TOIS 20, 2002, with 1 / log2(rank + 1).

@@ -1,4 +1,4 @@
-"""ShadowRecall: recall of the index, measured by searching a sample of live queries exactly as well."""
+"""ShadowRecall: recall of the index, measured by a second, exact search for a sample of live queries."""
 
 import time
 from collections.abc import Callable

@@ -62,7 +62,7 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The final result of a batch: one vector per text, in its order, or the error of its only text."""
+    """The final result of a batch: vectors (n, dim), row i for text i of the job, or the error for all its texts."""
 
     job: BatchJob[PendingRequest]
     result: Vectors | EngineFailed

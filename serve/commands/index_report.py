@@ -117,7 +117,7 @@ def truncated(lost: TruncatedTexts, rows: int, advice: str = "; use --chunk to k
         return "none"
     return (
         f"{lost.texts:,} ({lost.texts / rows:.1%}); {lost.tokens:,} tokens lost ({lost.tokens / lost.of:.1%} of all), "
-        f"most of one text: {lost.worst:,} ({lost.worst_id}){advice}"
+        f"at most {lost.worst:,} of one text ({lost.worst_id}){advice}"
     )
 
 

@@ -90,7 +90,7 @@ def reference(
 
 
 def _fit(bundle: Bundle, log: QueryLog, accepted: FalseAlarms, seconds: float) -> DriftReference:
-    """Fit the reference on the most accurate variant. Also store the shift of the mean by each other variant."""
+    """Fit the reference on the most accurate variant. Also store how far the other variants shift the mean."""
     from embedship import golden, shapes
     from embedship.encoder import Encoder
 

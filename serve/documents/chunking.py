@@ -25,7 +25,10 @@ _JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}  # zero-width joiner and the variation
 
 
 class Chunking(ManifestRecord, frozen=True):
-    """`tokens`: maximum per chunk, including prompt and special tokens. `overlap`: maximum shared by neighbours."""
+    """Sizes of chunks, in tokens.
+
+    `tokens`: maximum per chunk, including prompt and special tokens. `overlap`: maximum shared by neighbours.
+    """
 
     tokens: int
     overlap: int = 0

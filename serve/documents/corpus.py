@@ -59,7 +59,7 @@ class CorpusFile:
     def read(self) -> Iterator[tuple[int, Document]]:
         """Yield (line number, document) for each document with text.
 
-        Raises UsageError as `jsonl.rows` does, and if no document has text.
+        Raises UsageError as `jsonl.numbered_rows` does, and if no document has text.
         """
         self.skipped, self.skipped_ids = SkippedDocuments(), set()
         any_text = False

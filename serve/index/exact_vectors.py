@@ -110,7 +110,8 @@ def nearest(
     """Return (n, at most k) keys of the k best rows. Ties, and rows that rounding may have moved below k, are included.
 
     `gather` returns the vectors (n, m, dim) of rows (n, m). `row_ids` maps each row to its id in the keys (None: its
-    row number). From each block, only rows that reach the k-th best score so far are kept: soon a few of thousands.
+    row number). From each block, only rows that reach the k-th best score so far are kept: after a few blocks these
+    are few.
     """
     best = _BestRows(len(queries), k, margin(queries.shape[1]))
     for rows, scores in scored:

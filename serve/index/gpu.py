@@ -24,7 +24,7 @@ class GpuResources:
     def __init__(self, library: Any = faiss, device: int = 0) -> None:
         """Raises UsageError if this FAISS has no GPU support, or the machine has no GPU of that number."""
         if not hasattr(library, "StandardGpuResources"):
-            raise UsageError(f"this FAISS was built without GPU support: in place of [cpu], {install('gpu')}")
+            raise UsageError(f"this FAISS was built without GPU support: replace [cpu] with [gpu]: {install('gpu')}")
         if device >= (count := library.get_num_gpus()):
             raise UsageError(f"there is no GPU {device}: FAISS finds {count} GPUs")
         self._faiss = library

@@ -69,7 +69,7 @@ class TruncatedTexts(ManifestRecord, frozen=True):
 
 
 class IndexPrompts(ManifestRecord, frozen=True):
-    """The prompt texts that were put before each document, and must be put before each query, verbatim."""
+    """Prompt texts, verbatim: `document` was put before each document, `query` must be put before each query."""
 
     document: str
     query: str
@@ -104,7 +104,7 @@ class IndexGoals(ManifestRecord, frozen=True):
 
 
 class IndexChoice(ManifestRecord, frozen=True):
-    """The measurements of a build by goal, and the machine: times differ on other machines."""
+    """The measurements made by a build by goal, and the machine it ran on, because times differ on other machines."""
 
     goals: IndexGoals
     machine: MachineInfo
@@ -207,7 +207,10 @@ def read(folder: Path) -> IndexManifest:
     path = folder / MANIFEST
     manifest = sealed.read(path, IndexManifest, FORMAT, "index")
     if set(manifest.files) != files(manifest.recipe) or not _consistent(manifest):
-        raise UnsafeError(f"{path} contradicts itself: its files or settings do not fit a {manifest.kind} index")
+        raise UnsafeError(
+            f"{path} contradicts itself: its files or settings do not fit a {manifest.kind} index. "
+            "Build the index again"
+        )
     return manifest
 
 

@@ -110,7 +110,7 @@ class FaissCandidates:
         expected = factory.make(recipe.factory, recipe.dimension)
         index = faiss_library.load(faiss.read_index, folder / STAGE, factory.kinds(expected), (size, recipe.dimension))
         if type(factory.core(index)) not in factory.kinds(factory.core(expected)):
-            raise UnsafeError(f"{folder / STAGE} is not an index of type {recipe.factory}")
+            raise UnsafeError(f"{folder / STAGE} is not an index of type {recipe.factory}: build the index again")
         return cls(index, recipe.dimension)
 
     def candidates(self, queries: Vectors, wanted: int, effort: SearchEffort, allowed: Allowed | None) -> Rows:

@@ -88,7 +88,9 @@ def _count(corpus: CorpusFile) -> int:
     first: dict[str, int] = {}
     for number, document in corpus.read():
         if (before := first.setdefault(document.id, number)) != number:
-            raise UsageError(f"line {number}: the id {document.id!r} was given to line {before} already")
+            raise UsageError(
+                f"line {number}: the id {document.id!r} is also that of line {before}: give each document its own id"
+            )
     return len(first)
 
 

@@ -31,7 +31,7 @@ class UpdateCounts(msgspec.Struct, frozen=True):
     done: ChangeCounts = ChangeCounts()
     unchanged: int = 0  # documents that the index already had with the same content
     truncated: int = 0  # embedded texts that are longer than the model's maximum length
-    skipped: SkippedDocuments = SkippedDocuments()  # documents without text; a stored one with the same id is kept
+    skipped: SkippedDocuments = SkippedDocuments()  # documents without text; the index keeps a document with that id
 
 
 def count(lines: Path) -> int:

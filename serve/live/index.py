@@ -179,7 +179,7 @@ class MutableIndex:
             return changes.apply(connection, database.state(connection), requested)
 
     def changed_documents(self, requested: Sequence[Document]) -> list[Document]:
-        """Return the documents that are not stored yet with exactly this content: only these need model and disk."""
+        """Return the documents that are not stored yet with this content. Only these are embedded and written."""
         with self.read_view() as current:
             stored = current.documents.full_texts([document.id for document in requested])
         return [each for each in requested if each.id not in stored or not store.same_content(stored[each.id], each)]

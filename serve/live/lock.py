@@ -41,7 +41,9 @@ class WriterLock:
         except FileNotFoundError:
             exists = False
         if not exists:
-            raise WriteRefused(f"nothing was written: {self._path.parent} was removed while it was open", False)
+            raise WriteRefused(
+                f"nothing was written: {self._path.parent} was removed while it was open. Open the index again", False
+            )
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -118,7 +118,9 @@ def name_after(name: str) -> str:
 def demand_name(name: str, database: Path) -> None:
     """Raise UnsafeError unless `name` has the form that `name_after` returns: the database may come from elsewhere."""
     if not re.fullmatch(rf"{_PREFIX}[0-9]{{6,}}", name):
-        raise UnsafeError(f"{database} names the snapshot {name!r}, which is not a valid name: restore a copy")
+        raise UnsafeError(
+            f"{database} names the snapshot {name!r}, which is not a valid name: restore a copy of {database.parent}"
+        )
 
 
 def sweep(folder: Path, keep: str) -> None:

@@ -210,7 +210,7 @@ class MilvusBackend:
         """Convert a filter.
 
         Raises UnknownField for a field that no document has, and FilterError for a range that Milvus cannot evaluate
-        completely: the result would look valid.
+        completely, because an incomplete result looks like a complete one.
         """
         for name in wanted:
             if name not in self._known_names:

@@ -36,7 +36,10 @@ class Truncated(msgspec.Struct, frozen=True):
 
 
 class DocumentsReply(msgspec.Struct, frozen=True):
-    """The changes are durable and visible to every following search. `unchanged` documents were identical before."""
+    """Counts of the changes, which are durable and visible to every following search.
+
+    `unchanged` documents were identical before.
+    """
 
     new: int
     replaced: int
@@ -46,7 +49,7 @@ class DocumentsReply(msgspec.Struct, frozen=True):
 
 
 class DeletedReply(msgspec.Struct, frozen=True):
-    """`deleted` is 0 if there was no document with this id: the request can safely be repeated."""
+    """Number of deleted documents: 0 if there was none with this id. The request can safely be repeated."""
 
     deleted: int
 

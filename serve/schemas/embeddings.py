@@ -30,7 +30,10 @@ class EmbeddingsRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
 
 
 class TokensRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
-    """The same, on servers that accept token ids: a text, a list of ids, a list of texts, or a list of lists of ids."""
+    """OpenAI's POST /v1/embeddings, on servers that accept token ids.
+
+    `input` is a text, a list of texts, a list of token ids, or a list of such lists.
+    """
 
     input: str | list[str | int | list[int]]
 
@@ -68,7 +71,7 @@ class EncodeRequest(Strict, frozen=True):
 
 
 class EncodeReply(msgspec.Struct, frozen=True):
-    """`tokens` and `cut` have one entry per text: the number of computed and of truncated tokens."""
+    """Vectors of the texts. `tokens` and `cut` have one entry per text: its computed and its truncated tokens."""
 
     vectors: list[list[float]]
     dtype: VectorCode
@@ -118,7 +121,7 @@ class TokenizeRequest(Strict, frozen=True):
 
 
 class Token(msgspec.Struct, frozen=True):
-    """`start` and `stop` are character positions in the text, prompt included; null for a special token."""
+    """A token of a text. `start` and `stop` are character positions, prompt included; null for a special token."""
 
     id: int
     text: str

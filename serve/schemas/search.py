@@ -21,7 +21,9 @@ class Rerank(Strict, frozen=True):
 
 
 class SearchRequest(Strict, frozen=True):
-    """`filter` contains conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
+    """POST /search: finds the `k` best hits for one query or several.
+
+    `filter` contains conditions on metadata: {"kind": "drug", "year": {"gte": 2000}, "tag": {"in": ["a", "b"]}}.
 
     `effort` trades speed for recall in this search, if the index has such a parameter. In an index of chunks, a hit is
     the best chunk of a document; with `per_document` false, several chunks of a document can be hits.

@@ -27,7 +27,7 @@ class Models(msgspec.Struct, frozen=True):
 
 
 class ReloadRequest(Strict, frozen=True):
-    """Folders on the server's file system; an index can also be milvus://HOST:PORT/COLLECTION.
+    """POST /admin/reload: folders on the server's file system; an index can also be milvus://HOST:PORT/COLLECTION.
 
     A path that is not given is read again from where the current bundle or index was read. `candidate`: replace the
     current bundle and index with the candidate's; the server then has no candidate.
@@ -75,7 +75,7 @@ class GoldenReport(msgspec.Struct, frozen=True):
 
 
 class IndexInfo(msgspec.Struct, frozen=True):
-    """`size` is the number of documents, `rows` of vectors; `exact` is the data type of the exact vectors on disk."""
+    """The index. `size`: documents; `rows`: vectors; `exact`: data type of the exact vectors on disk."""
 
     size: int
     kind: str

@@ -147,7 +147,7 @@ class WritableBackend(Protocol):
     def manifest(self) -> IndexDescription: ...
 
     def changed_documents(self, requested: Sequence[Document]) -> list[Document]:
-        """Return the documents that are not stored yet with exactly this content: only these need model and write."""
+        """Return the documents that are not stored yet with this content. Only these are embedded and written."""
 
     def write(self, requested: Sequence[Change]) -> ChangeCounts:
         """Put and delete documents. On return the changes are stored, and every new search sees them.

@@ -182,7 +182,7 @@ def test_the_command_shows_a_table(tiny: Path, texts: Path, tmp_path: Path, caps
     assert main.run(["export", str(tiny), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "1.00000" in printed
-    assert "serve takes on" in printed
+    assert "serve uses on" in printed
     assert main.run(["export", str(tiny), *arguments]) == 2, "a bundle is there already"
     assert "--force" in capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_prompts_are_applied_as_the_checkpoint_applies_them(checkpoint: Any, tex
 
 
 def test_an_unknown_variant_is_refused_before_anything_is_done(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there are: onnx, onnx-O1"):
+    with pytest.raises(UsageError, match="use one of onnx, onnx-O1"):
         build(tiny, tmp_path / "bundle", ExportOptions(variants=("onnx-O9",)), quiet())
 
 

@@ -19,7 +19,7 @@ def test_nothing_but_a_bundle_is_ever_replaced(tmp_path: Path, force: bool) -> N
     precious = tmp_path / "home"
     precious.mkdir()
     (precious / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="exists and is no bundle"), output_folder(precious, force):
+    with pytest.raises(UsageError, match="exists and is not a bundle"), output_folder(precious, force):
         pass
     assert (precious / "thesis.tex").exists()
 
@@ -30,7 +30,7 @@ def test_a_bundle_with_somebody_elses_file_in_it_is_not_replaced(tmp_path: Path)
     with output_folder(target, force=True) as folder:
         (folder / "bundle.json").write_text('{"files": {}}')
     (target / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="holds more than a bundle"), output_folder(target, force=True):
+    with pytest.raises(UsageError, match="contains more than a bundle"), output_folder(target, force=True):
         pass
     assert (target / "thesis.tex").exists()
 

@@ -49,7 +49,9 @@ def _tiles(found: DriftCommandReport) -> list[DriftTile]:
     return [
         DriftTile("queries", _NAMES[found.comparison.state], f"by the {report.rule.replace('_', ' ')} rule"),
         DriftTile("effect", f"{report.effect:.3f}", f"standard deviations; limit {report.effect_floor:g}"),
-        DriftTile("queries tested", f"{report.distinct:,}", f"of {report.samples:,}; worth {report.effective:,.0f}"),
+        DriftTile(
+            "queries tested", f"{report.distinct:,}", f"of {report.samples:,}; {report.effective:,.0f} independent"
+        ),
         DriftTile(
             "outside all known topics",
             f"{far.now:.1%}" if far else "unknown",

@@ -143,5 +143,5 @@ def test_a_tokenizer_that_disagrees_is_refused(tiny: Path, spoiled: str) -> None
 
 def test_truncation_on_the_left_is_refused(copy: Path) -> None:
     edit(copy / "tokenizer_config.json", truncation_side="left")
-    with pytest.raises(EmbedshipError, match="truncation_side left"):
+    with pytest.raises(EmbedshipError, match="truncation_side is not left"):
         EmbedderCheckpoint.open(copy)

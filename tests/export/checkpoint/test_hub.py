@@ -116,7 +116,7 @@ def test_what_was_fetched_needs_no_network_again(served: Hub, monkeypatch: pytes
     ("text", "message"),
     [
         (f"{NAME}@v9", "has no revision v9"),
-        ("somebody/nothing", "no model somebody/nothing, or shows it only to some"),
+        ("somebody/nothing", "no model somebody/nothing, or only some users may read it"),
     ],
 )
 def test_what_the_hub_does_not_have_is_said(served: Hub, text: str, message: str) -> None:
@@ -135,7 +135,7 @@ def test_without_a_network_one_sentence(
     assert main.run(["export", NAME, "--out", str(tmp_path / "bundle")]) == 2
     told = capfd.readouterr().err
     assert told.strip() == (
-        f"error: {NAME} is no folder here, and could not be fetched from the hub: there is no network, or the hub does "
+        f"error: {NAME} is not a folder, and could not be fetched from the hub: there is no network, or the hub does "
         "not answer. Give the path of a folder instead"
     )
 

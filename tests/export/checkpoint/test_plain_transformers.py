@@ -57,7 +57,7 @@ def test_without_normalize_rows_keep_their_length(tiny: Path) -> None:
     ("options", "message"),
     [
         ({}, "no modules.json.*--pooling mean, cls, max or lasttoken"),
-        ({"pooling": "average"}, "no pooling 'average'; there are: mean, cls, max, lasttoken"),
+        ({"pooling": "average"}, "--pooling 'average' is unknown: use one of mean, cls, max, lasttoken"),
         ({"normalize": True}, "--normalize only with --pooling"),
     ],
 )

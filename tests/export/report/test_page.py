@@ -140,7 +140,7 @@ def test_a_real_bundle_holds_its_report(bundle: Path) -> None:
     text = (bundle / REPORT_HTML).read_text(encoding="utf-8")
     assert {REPORT_HTML, REPORT_JSON} <= set(manifest.files)
     assert manifest.fingerprint in text
-    assert f"Serve takes {manifest.choice.variant} " in text
+    assert f"Serve uses {manifest.choice.variant} " in text
     assert "Each batch shape (rows x tokens) that a server can use was computed on this machine" in text
     report = json.loads((bundle / REPORT_JSON).read_bytes())
     assert {name: sum(h["counts"]) for name, h in report["cosines"].items()} == {

@@ -16,14 +16,14 @@ replace = msgspec.structs.replace
 def test_the_verdict_of_a_full_export(manifest: Make) -> None:
     assert wording.verdict(manifest()) == [
         "legal-matryoshka was exported in 5 variants, and each passed its gate.",
-        "Serve takes openvino-int8 (OpenVINO, int8): the fastest of the 5 on this machine, 22,103 tokens/s, "
+        "Serve uses openvino-int8 (OpenVINO, int8): the fastest of the 5 on this machine, 22,103 tokens/s, "
         "4.90 times plain ONNX.",
-        "Against the checkpoint's own vectors that costs 0.0021 of cosine: mean 0.99790, worst 0.98610, "
+        "Compared with the checkpoint's own vectors, its vectors lose 0.0021 of cosine: mean 0.99790, worst 0.98610, "
         "over 213 texts.",
         "On medquad (1,000 queries, 10,038 documents, exact search) recall@10 is 0.6813, 99.6% of the "
         "checkpoint's 0.6840.",
         "A text's vector does not depend on the texts it is batched with: worst cosine 0.99998, 30 texts alone and in "
-        "other company.",
+        "batches.",
     ]
 
 
@@ -33,19 +33,19 @@ def test_the_verdict_of_a_full_export(manifest: Make) -> None:
         (
             Objective.LATENCY,
             "openvino-int8",
-            "the quickest with one short text of the 5 on this machine, 0.64 ms a text",
+            "the quickest with one short text of the 5 on this machine, 0.64 ms per text",
         ),
         (Objective.SIZE, "onnx-int8", "the smallest of the 5 on this machine, 23.1 MB"),
         (
             Objective.SIZE,
             "openvino-int8",
-            "chosen for size: what was better gained under 3%, changes with its batch, or lost recall, 23.4 MB",
+            "chosen for size, because better variants gained under 3%, depend on their batch, or lost recall, 23.4 MB",
         ),
         (
             Objective.THROUGHPUT,
             "onnx",
-            "chosen for throughput: what was better gained under 3%, changes with its batch, or lost recall, "
-            "4,512 tokens/s",
+            "chosen for throughput, because better variants gained under 3%, depend on their batch, or lost "
+            "recall, 4,512 tokens/s",
         ),
     ],
 )
@@ -60,7 +60,7 @@ def test_the_only_variant(manifest: Make) -> None:
     first, second, third, *_ = wording.verdict(manifest(variants=made.variants[:1], choice=choice))
     assert first == "legal-matryoshka was exported as onnx, which passed its gate."
     assert "the only one, 4,512 tokens/s, 1.00 times plain ONNX" in second
-    assert "costs nothing that five digits show" in third
+    assert "lose less than 0.000005 of cosine" in third
 
 
 def test_what_was_not_measured_is_said(manifest: Make) -> None:
@@ -106,5 +106,5 @@ def test_a_checkpoint_that_finds_nothing_has_no_ratio(manifest: Make) -> None:
     assert quality is not None
     nothing = [replace(row, metrics={**row.metrics, "recall@10": 0.0}) for row in quality.measured]
     made = manifest(quality=replace(quality, measured=tuple(nothing)))
-    assert "recall@10 is 0.0000, beside the checkpoint's 0.0000" in wording.recall(made)
+    assert "recall@10 is 0.0000, compared with the checkpoint's 0.0000" in wording.recall(made)
     assert wording.summary_tiles(made)[-1].value == "not measured"

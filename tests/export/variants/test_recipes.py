@@ -125,7 +125,7 @@ def test_nothing_dynamic_slow_or_for_gpus_is_made_unasked() -> None:
         (
             "onnx-O9",
             HardwareTarget.AUTO,
-            "there is no variant 'onnx-O9'; there are: onnx, onnx-O1,.*openvino-int8-weight, all",
+            "there is no variant 'onnx-O9': use one of onnx, onnx-O1,.*openvino-int8-weight, all",
         ),
         ("onnx-O4", HardwareTarget.AVX2, "float16 for GPUs: add --target cuda"),
     ],

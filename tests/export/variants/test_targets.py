@@ -51,7 +51,7 @@ def test_eight_bits_are_verified_only_where_their_products_are_exact(target: Har
         assert targets.cpu(target, machine(*isa)) is target
     for isa in (ROME, SKYLAKE):
         assert not machine(*isa).meets(target.needs)
-        with pytest.raises(UsageError, match=f"cannot verify int8 for {target}.*Take --target avx"):
+        with pytest.raises(UsageError, match=f"cannot verify int8 for {target}.*Use --target avx"):
             targets.cpu(target, machine(*isa))
 
 

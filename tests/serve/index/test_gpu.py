@@ -72,7 +72,9 @@ def test_a_graph_is_built_on_the_gpu_and_exported(library: Any, clustered: Vecto
 
 
 def test_without_a_gpu() -> None:
-    with pytest.raises(UsageError, match=r"built without GPU support: in place of \[cpu\], pip install .* '\.\[gpu\]'"):
+    with pytest.raises(
+        UsageError, match=r"built without GPU support: replace \[cpu\] with \[gpu\]: pip install .* '\.\[gpu\]'"
+    ):
         GpuResources()
 
 

@@ -282,7 +282,7 @@ def test_what_a_collection_cannot_be(
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ([("a", "x"), ("b", "x"), ("a", "x")], "line 3: the id 'a' was given to line 1 already"),
+        ([("a", "x"), ("b", "x"), ("a", "x")], "line 3: the id 'a' is also that of line 1"),
         ([("a", "x"), ("b", "é" * 40_000)], "document 'b': size of title and text is 80,000 bytes"),
         ([], "is empty: it needs at least one line"),
     ],
