@@ -12,7 +12,7 @@ TEST_ARGS ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export TORCH_INDEX
 
-.PHONY: demo test check lint bench assets chart docs clean
+.PHONY: demo test check lint audit secrets requirements sbom bench assets chart docs clean
 
 demo: $(VENV)/.installed  ## the whole product on a real model and real text; DEMO_ARGS=--once stops after a self-check
 	$(BIN)/embedship demo $(DEMO_ARGS)
@@ -30,6 +30,18 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p embedship
+
+audit: $(VENV)/.installed  ## known vulnerabilities of the pinned packages, by pip-audit; it asks a database on the internet
+	$(BIN)/python -P tools/scan.py packages
+
+secrets: $(VENV)/.installed  ## keys and passwords in tracked files, by detect-secrets
+	$(BIN)/python -P tools/scan.py secrets
+
+requirements: $(VENV)/.installed  ## packages of the images with their sha256; EXTRAS=cpu,pull,milvus writes the file of other extras
+	$(BIN)/python -P tools/requirements.py $(EXTRAS)
+
+sbom: $(VENV)/.installed  ## bills of materials of the images (CycloneDX), in build/
+	$(BIN)/python -P tools/sbom.py build
 
 bench: $(VENV)/.installed  ## us and the peers in one run; peers live in their own venvs
 	$(BIN)/python benchmarks/encode.py

@@ -3,10 +3,12 @@
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-# Optional dependencies to install, from pyproject.toml. Add `milvus` for an index in Milvus.
+# Optional dependencies to install, from pyproject.toml. pip checks the sha256 of every package; for other extras, first
+# write their file with `make requirements EXTRAS=...`. Add `milvus` for an index in Milvus.
 ARG EXTRAS=cpu,pull,sign,otel
 WORKDIR /source
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY helm/images/requirements requirements
 COPY embedship embedship
 COPY export export
 COPY serve serve
@@ -14,7 +16,8 @@ COPY monitor monitor
 # Of OpenVINO only the CPU plugin and the reader of its own format are kept. The server reads no other format, and this image
 # supports no Intel GPU.
 RUN python -m venv /opt/embedship \
-    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt ".[${EXTRAS}]" \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --require-hashes --requirement "requirements/${EXTRAS}.txt" \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
     && find /opt/embedship/lib -path '*/openvino/libs/*' \( -name '*_intel_[gn]pu_plugin.so' -o -name cache.json \
        -o -name '*_frontend.so*' ! -name '*_ir_frontend.so*' \) -delete \
     && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \

@@ -3,16 +3,19 @@
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-# Optional dependencies to install, from pyproject.toml. Add `milvus` for an index in Milvus.
+# Optional dependencies to install, from pyproject.toml. pip checks the sha256 of every package; for other extras, first
+# write their file with `make requirements EXTRAS=...`. Add `milvus` for an index in Milvus.
 ARG EXTRAS=gpu,pull,sign,otel
 WORKDIR /source
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY helm/images/requirements requirements
 COPY embedship embedship
 COPY export export
 COPY serve serve
 COPY monitor monitor
 RUN python -m venv /opt/embedship \
-    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --constraint constraints.txt ".[${EXTRAS}]" \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --require-hashes --requirement "requirements/${EXTRAS}.txt" \
+    && /opt/embedship/bin/python -m pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
     && /opt/embedship/bin/python -m compileall -q /opt/embedship/lib \
     && /opt/embedship/bin/python -m pip uninstall --yes pip setuptools
 

@@ -22,7 +22,7 @@ from embedship.serve.batching.executor import BatchExecutor
 from embedship.serve.errors import Invalid, TooLong
 from embedship.serve.telemetry.metrics import ModelMetrics
 from embedship.serve.telemetry.request_context import Priority, RequestPhase, current_request, end_phase
-from embedship.tokens import Text, TokenBatch, Tokenizer
+from embedship.tokens import Text, TokenBatch, Tokenizer, characters, slices
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -36,9 +36,6 @@ Item = TypeVar("Item")
 SMALL_CHARACTERS = 2_000
 _SPECIALS_CHARACTERS = 8
 SMALL_TOKENS = SMALL_CHARACTERS // 4  # the same limit for requests that send token ids
-
-# Texts per tokeniser call. A call cannot be interrupted, so a request with many texts is tokenised in several calls.
-_SLICE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +123,23 @@ class InferenceClient:
         return EncodedTexts(vectors, tokens.lengths, tokens.cut)
 
     async def tokenize(
-        self, texts: Sequence[str], prompt_name: str | None, specials: bool, lane: Priority | None = None
-    ) -> list[Encoding]:
-        """Return the tokens of each text, with their positions in the text."""
+        self,
+        texts: Sequence[str],
+        prompt_name: str | None,
+        specials: bool,
+        convert: Callable[[Encoding], ResultT],
+        lane: Priority | None = None,
+    ) -> list[ResultT]:
+        """Return `convert` of the tokens of each text, with their positions in the text.
+
+        An encoding also holds the truncated tokens, about 100 bytes each, so only converted ones are kept.
+        """
         prompt = self.prompt(prompt_name)
-        work = partial(_run_in_slices, partial(self.tokenizer.tokenize, prompt=prompt, specials=specials), texts)
+
+        def tokenize(some: Sequence[str]) -> list[ResultT]:
+            return [convert(each) for each in self.tokenizer.tokenize(some, prompt, specials)]
+
+        work = partial(_run_in_slices, tokenize, texts)
         return await self._run_tokenizer(work, len(texts), _is_small(texts, prompt), lane)
 
     async def decode(self, ids: list[list[int]], skip_specials: bool, lane: Priority | None = None) -> list[str]:
@@ -219,20 +228,19 @@ class InferenceClient:
 
 
 def _is_small(texts: Sequence[Text], prompt: str) -> bool:
-    return sum(map(_characters, texts)) + len(texts) * (len(prompt) + _SPECIALS_CHARACTERS) <= SMALL_CHARACTERS
+    return sum(map(characters, texts)) + len(texts) * (len(prompt) + _SPECIALS_CHARACTERS) <= SMALL_CHARACTERS
 
 
 def _run_in_slices(work: Callable[[Sequence[Item]], Sequence[ResultT]], items: Sequence[Item]) -> list[ResultT]:
-    """Return the results of `work` for all items. It runs on one slice at a time, so that it can be interrupted."""
+    """Return the results of `work` for all items: texts, pairs, or rows of token ids.
+
+    It runs on one slice at a time, so that it can be interrupted between them.
+    """
     results: list[ResultT] = []
-    for start in range(0, len(items), _SLICE):
+    for some in slices(items):
         interruption.check()
-        results += work(items[start : start + _SLICE])
+        results += work(some)
     return results
-
-
-def _characters(text: Text) -> int:
-    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
 def _record_tokens(tokens: TokenBatch, ended: float | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -88,6 +89,9 @@ def _configure_ray(address: str) -> None:
     if address == LOCAL:
         # Otherwise Ray replaces 127.0.0.1 by another address of this machine, and listens on all interfaces.
         os.environ[_LOOPBACK] = "0"
+        # Ray 2.60 requires a token in clusters that ray.init starts. Without this one it would use ~/.ray/auth_token,
+        # which it creates readable for every user of the machine.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _join(address: str) -> None:

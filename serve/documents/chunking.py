@@ -15,8 +15,9 @@ import msgspec
 
 from embedship.bundle import ManifestRecord, ModelSpec
 from embedship.errors import UsageError
+from embedship.serve import interruption
 from embedship.serve.documents.store import Chunk, Document, Split
-from embedship.tokens import Tokenizer
+from embedship.tokens import Tokenizer, slices
 
 # Minimum number of tokens of a chunk's own text, in addition to prompt, title and special tokens.
 MIN_TEXT_TOKENS = 8
@@ -101,14 +102,20 @@ def cut(
     counts = _count(tokenizer, [head + text for head, text in zip(heads, texts, strict=True)], prompt)
     long = [i for i, tokens in enumerate(counts) if tokens > chunking.tokens]
     spans = [[TextSpan(0, len(text))] for text in texts]
-    for i, bounds in zip(long, tokenizer.offsets([texts[i] for i in long]), strict=True):
-        spans[i] = _LongText(texts[i], bounds, heads[i], tokenizer, prompt, chunking).spans()
+    bounds = (each for some in slices(texts[i] for i in long) for each in tokenizer.offsets(some))
+    for i, each in zip(long, bounds, strict=True):
+        interruption.check()
+        spans[i] = _LongText(texts[i], each, heads[i], tokenizer, prompt, chunking).spans()
     return spans
 
 
 def _count(tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> list[int]:
-    tokens = tokenizer(texts, prompt)
-    return [length + lost for length, lost in zip(tokens.lengths, tokens.cut, strict=True)]
+    counts: list[int] = []
+    for some in slices(texts):
+        interruption.check()
+        tokens = tokenizer(some, prompt)
+        counts += [length + lost for length, lost in zip(tokens.lengths, tokens.cut, strict=True)]
+    return counts
 
 
 class _LongText:

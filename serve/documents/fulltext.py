@@ -19,7 +19,7 @@ from embedship.ranking import RankedRows
 from embedship.serve import interruption
 from embedship.serve.documents import filters
 from embedship.serve.documents.filters import Allowed, Filter, UnknownField
-from embedship.serve.documents.store import connect
+from embedship.serve.documents.store import MissingRows, connect
 
 # Maximum number of words of one text that are searched. A query has about ten words, a pasted page has thousands, and
 # the search reads one posting list per word.
@@ -142,7 +142,10 @@ class KeywordIndex:
         with self._lock:
             rows = self._connection.execute(statement, values).fetchall()
             mask = np.zeros(self._size, dtype=np.bool_)
-            mask[np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))] = True
+            found = np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
+            if len(found) and not 0 <= found.min() <= found.max() < self._size:
+                raise MissingRows(f"the filter found row {found.max()} of {self._size}")
+            mask[found] = True
             self._masks[key] = mask
             if len(self._masks) > _MASKS:
                 self._masks.popitem(last=False)

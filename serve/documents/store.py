@@ -60,6 +60,10 @@ _BATCH = 512
 NUL = "contains a NUL character (\\u0000), and the document could not be fetched by it: remove the character"
 
 
+class MissingRows(IndexError):
+    """The words or facts of a file, or its caller, name rows that it does not have."""
+
+
 class Chunk(msgspec.Struct, frozen=True):
     """Position of a chunk in its document: its number from 0, and its characters of the document's text."""
 
@@ -109,11 +113,11 @@ class DocumentStore:
             raise UnsafeError(f"{path} is damaged: {error}") from None
 
     def fetch(self, rows: Sequence[int]) -> list[Document]:
-        """Return the documents of these rows in this order. Raises IndexError if a row does not exist."""
+        """Return the documents of these rows in this order. Raises MissingRows if a row does not exist."""
         with self._lock:
             found = self._connection.execute(_FETCH, [msgspec.json.encode(list(map(int, rows))).decode()]).fetchall()
         if len(found) != len(rows):
-            raise IndexError(f"some of these rows do not exist: {list(rows)}")
+            raise MissingRows(f"some of these rows do not exist: {list(rows)[:10]}")
         return [_document(*values) for values in found]
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
@@ -138,6 +142,13 @@ class DocumentStore:
         with self._lock:
             (size,) = self._connection.execute("SELECT count(*) FROM documents").fetchone()
         return int(size)
+
+    @property
+    def row_numbers(self) -> range:
+        """From the lowest to the highest row number. Its length is `size` if no number in between is missing."""
+        with self._lock:
+            low, high = self._connection.execute("SELECT min(row), max(row) FROM documents").fetchone()
+        return range(0) if low is None else range(low, high + 1)
 
     @cached_property
     def firsts(self) -> NDArray[np.uint32] | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from tokenize import TokenError
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedship.errors import UnsafeError
+
+# numpy parses the header of a .npy file as Python source, and raises what its parser raises.
+HEADER_ERRORS = (ValueError, TypeError, OverflowError, EOFError, SyntaxError, TokenError)
 
 Scalar = TypeVar("Scalar", np.float16, np.int8)
 
@@ -34,7 +38,7 @@ def map_array(path: Path, shape: tuple[int, int], dtype: type[Scalar]) -> NDArra
     """Map a .npy file read-only. Raises UnsafeError if it is damaged or is not an array of `shape` and `dtype`."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, *HEADER_ERRORS) as error:
         raise UnsafeError(f"{path} is damaged: {error}") from None
     if array.shape != shape or array.dtype != dtype:
         raise UnsafeError(f"{path} has {array.dtype} {array.shape}; expected {np.dtype(dtype)} {shape}")

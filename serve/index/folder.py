@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedship.bundle import Bundle
+from embedship.errors import UnsafeError
 from embedship.serve.documents.fulltext import KeywordIndex
 from embedship.serve.documents.store import DOCUMENTS, DocumentStore
 from embedship.serve.index import Index, IndexSize, manifest
@@ -40,6 +41,7 @@ class IndexFolder:
         manifest.verify(folder, stored)
         with ExitStack() as on_error:
             documents = on_error.enter_context(closing(DocumentStore.open(folder / DOCUMENTS)))
+            _require_every_row(folder, documents, stored)
             words = on_error.enter_context(closing(KeywordIndex.open(folder / DOCUMENTS, stored.size)))
             opened = cls(load(folder, stored), documents, words, stored)
             on_error.pop_all()
@@ -68,6 +70,16 @@ class IndexFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _require_every_row(folder: Path, documents: DocumentStore, stored: IndexManifest) -> None:
+    """Raise UnsafeError unless each vector has a document: a search could not show the hit otherwise."""
+    rows = documents.row_numbers
+    if rows != range(stored.size) or documents.size != stored.size:
+        raise UnsafeError(
+            f"{folder} contradicts itself: {DOCUMENTS} has {documents.size} rows numbered {rows.start} to "
+            f"{rows.stop - 1}, but {manifest.MANIFEST} says {stored.size} from 0: build it again"
+        )
 
 
 def load(folder: Path, stored: IndexManifest) -> Index:

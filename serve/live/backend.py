@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors, normalise
 from embedship.ranking import RankedRows
-from embedship.serve import live
+from embedship.serve import interruption, live
 from embedship.serve.documents.fulltext import KeywordIndex
-from embedship.serve.documents.store import Document, DocumentStore
+from embedship.serve.documents.store import Document, DocumentStore, MissingRows
 from embedship.serve.index import Index, IndexSize
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.live import database
 from embedship.serve.live.index import MutableIndex
 from embedship.serve.search.backend import (
+    BackendUnavailable,
     Hit,
+    HitsTooLarge,
     RankAndScore,
     SearchBackend,
     SearchParams,
@@ -34,6 +38,10 @@ from embedship.serve.search.backend import (
     run_searches,
 )
 from embedship.serve.search.grouping import ROWS, ChunkGrouping
+
+# Documents of a search are read in parts of this many, until they have more characters than one response may have.
+_ROWS_AT_ONCE = 256
+_MAX_HIT_CHARACTERS = 64 * 1024 * 1024
 
 
 class ReadView(Protocol):
@@ -107,8 +115,22 @@ class FolderBackend:
     def close(self) -> None:
         self.folder.close()
 
-    def _read_view(self) -> AbstractContextManager[ReadView]:
-        return self.folder.read_view()
+    @contextmanager
+    def _read_view(self) -> Iterator[ReadView]:
+        """Yield a view for one search. Raises BackendUnavailable if the file of the documents proves to be damaged."""
+        try:
+            with self.folder.read_view() as view:
+                yield view
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise
+            raise _damaged(error) from error
+        except MissingRows as error:
+            raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> BackendUnavailable:
+    return BackendUnavailable(f"the documents of this index are damaged ({error}): build it again")
 
 
 def _find(view: ReadView, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
@@ -155,7 +177,7 @@ def _hits(
 ) -> list[list[Hit]]:
     shown = best.rows[:, :k]
     keys, firsts = grouping.keys(shown).tolist(), ChunkGrouping(view.firsts).keys(shown).tolist()
-    documents = iter(view.documents.fetch(shown[shown >= 0].tolist()))
+    documents = iter(_fetch(view, shown[shown >= 0].tolist()))
     answers = []
     for query, scores in enumerate(best.scores[:, :k].tolist()):
         by_vector, by_keyword = _ranks(dense, query, grouping), _ranks(keyword, query, grouping)
@@ -164,6 +186,26 @@ def _hits(
             [Hit(next(documents), score, row, by_vector.get(key), by_keyword.get(key)) for key, row, score in hits]
         )
     return answers
+
+
+def _fetch(view: ReadView, rows: list[int]) -> list[Document]:
+    """Return the documents of these rows. Raises HitsTooLarge, because 10,000 hits may have gigabytes of text."""
+    if len(rows) <= _ROWS_AT_ONCE:
+        return view.documents.fetch(rows)
+    found: list[Document] = []
+    size = 0
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        interruption.check()
+        found += view.documents.fetch(rows[start : start + _ROWS_AT_ONCE])
+        size += sum(map(_size, found[start:]))
+        if size > _MAX_HIT_CHARACTERS:
+            raise HitsTooLarge(len(rows), _MAX_HIT_CHARACTERS)
+    return found
+
+
+def _size(document: Document) -> int:
+    metadata = len(msgspec.json.encode(document.metadata)) if document.metadata else 0
+    return len(document.text) + len(document.title or "") + metadata
 
 
 def _exact(index: Index, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:

@@ -16,6 +16,7 @@ from embedship.errors import MismatchError, UsageError
 from embedship.monitor.drift.offline import LoggedQueries
 from embedship.monitor.drift.reference import DriftReference
 from embedship.monitor.errors import ReferenceMismatch
+from embedship.serve.index.arrays import HEADER_ERRORS
 
 KEYS = {
     "vectors": "(n, d) float32",
@@ -119,7 +120,7 @@ def _load(path: Path) -> Mapping[str, NDArray[np.generic]]:
             return {name: file[name] for name in file.files}
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (*HEADER_ERRORS, zlib.error, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is not an .npz file of plain arrays ({error}): write it with numpy.savez") from None
 
 

@@ -30,6 +30,13 @@ class BackendRejected(BackendUnavailable):
     """The server refused the call: for example the collection was dropped, is being loaded, or was replaced."""
 
 
+class HitsTooLarge(EmbedshipError):
+    """The documents of these hits have too much text for one response."""
+
+    def __init__(self, hits: int, most: int) -> None:
+        super().__init__(f"the documents of the {hits:,} hits have more than {most:,} characters, the maximum")
+
+
 class WriteRefused(EmbedshipError):
     """Nothing of a change was written; reading still works. `full` says whether the disk is full."""
 

@@ -86,7 +86,10 @@ class Collection:
         for an effort parameter that the index does not have, and IndexUnavailable.
         """
         if self._quick and vectors is not None and len(vectors) == 1 and k <= RECALL_K and params.plain:
-            return self.backend.find(vectors, k, DEFAULT_SEARCH_PARAMS)
+            try:
+                return self.backend.find(vectors, k, DEFAULT_SEARCH_PARAMS)
+            except BackendUnavailable as error:
+                raise IndexUnavailable.from_error(error) from error
         return await self._run_in_thread(lambda: self.backend.find(vectors, k, params), permit)
 
     @property

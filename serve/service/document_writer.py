@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 
 from embedship.errors import UsageError
+from embedship.serve import interruption
 from embedship.serve.batching.model_client import EncodedTexts
 from embedship.serve.documents.changes import Change, ChangeCounts, ChunkedDocuments, DeleteDocument
 from embedship.serve.documents.store import Document
-from embedship.serve.errors import DiskFull, IndexUnavailable, Invalid, ReadOnly, WriteFailed
+from embedship.serve.errors import DiskFull, IndexUnavailable, Invalid, ReadOnly, TooLarge, WriteFailed
 from embedship.serve.indexing.embedding import text_of
 from embedship.serve.live.compaction import CompactionResult, CompactionScheduler
 from embedship.serve.live.index import MutableIndex
@@ -26,6 +27,9 @@ from embedship.serve.settings import Settings
 from embedship.serve.telemetry.metrics import Metrics
 
 Result = TypeVar("Result")
+
+# A document of 200,000 characters has thousands of short chunks, and its title and metadata may have 16 MiB.
+_MAX_REPEATED_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,7 @@ class DocumentWriter:
     async def apply_changes(self, documents: Sequence[Document], deleted: Sequence[str]) -> WriteResult:
         """Add, replace and delete documents. On return, the changes are durable and visible to every search."""
         index = self._require_writable()
-        chunked = (
-            await self._run_in_thread(lambda: self._changed_chunks(index, documents))
-            if documents
-            else ChunkedDocuments([], [])
-        )
+        chunked = await self._split_changed(index, documents) if documents else ChunkedDocuments([], [])
         embedded, encoded = chunked.rows, None
         changes: list[Change] = [DeleteDocument(id) for id in deleted]
         if embedded:
@@ -86,11 +86,20 @@ class DocumentWriter:
             raise ReadOnly("The index of this server is read-only: start the server with --writable.")
         return self._index
 
-    def _changed_chunks(self, index: WritableBackend, documents: Sequence[Document]) -> ChunkedDocuments:
-        try:
+    async def _split_changed(self, index: WritableBackend, documents: Sequence[Document]) -> ChunkedDocuments:
+        """Return the documents that differ from those in the index, with their chunks. Interruptible."""
+
+        def split() -> ChunkedDocuments:
             return ChunkedDocuments.of(index.changed_documents(documents), self._split)
+
+        try:
+            chunked = await interruption.on_thread(self._thread, split)
         except UsageError as error:
             raise Invalid(f"{error}.", "documents") from None
+        except BackendUnavailable as error:
+            raise IndexUnavailable.from_error(error) from error
+        _check_repeated(chunked)
+        return chunked
 
     async def _encode(self, texts: Sequence[str], index: WritableBackend) -> EncodedTexts:
         """Encode in parts of max_texts: one document may have more chunks than the queue accepts at once."""
@@ -133,3 +142,18 @@ class DocumentWriter:
         self._metrics.compaction_seconds.inc(seconds)
         if result is CompactionResult.DONE:
             self._metrics.compacted.set_to_current_time()
+
+
+def _check_repeated(chunked: ChunkedDocuments) -> None:
+    """Raise TooLarge if titles and metadata, which are stored with every chunk of a document, need too much space."""
+    repeated = sum(
+        (len(chunks) - 1) * len(msgspec.json.encode((document.title, document.metadata)))
+        for document, chunks in zip(chunked.documents, chunked.chunks, strict=True)
+        if len(chunks) > 1
+    )
+    if repeated > _MAX_REPEATED_BYTES:
+        raise TooLarge(
+            f"documents: title and metadata are stored with every chunk, which needs {repeated:,} bytes more; the "
+            f"maximum is {_MAX_REPEATED_BYTES:,} per request: shorten them, or send fewer documents.",
+            "documents",
+        )

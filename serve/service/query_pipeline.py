@@ -16,8 +16,14 @@ from embedship.serve.batching.admission import QueuePermit
 from embedship.serve.batching.model_client import EncodedTexts, InferenceClient
 from embedship.serve.documents.chunking import chunker_for_index
 from embedship.serve.documents.filters import FilterError
-from embedship.serve.errors import Invalid, NoIndex, NoReranker
-from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS, RECALL_K, SearchParams, SearchResults
+from embedship.serve.errors import Invalid, NoIndex, NoReranker, TooLarge
+from embedship.serve.search.backend import (
+    DEFAULT_SEARCH_PARAMS,
+    RECALL_K,
+    HitsTooLarge,
+    SearchParams,
+    SearchResults,
+)
 from embedship.serve.search.fusion import SearchMode
 from embedship.serve.service.reranker import Reranker
 from embedship.serve.telemetry.metrics import Metrics
@@ -130,6 +136,8 @@ class QueryPipeline:
             raise Invalid(f"{error}.", "filter") from None
         except UsageError as error:
             raise Invalid(f"{error}.", "effort") from None
+        except HitsTooLarge as error:
+            raise TooLarge(f"k: {error}: lower k, or send fewer queries.", "k") from None
 
     async def search_probe(self, query: str) -> list[int]:
         """Return the RECALL_K best rows of a query: a search like a user's, but with bulk priority and not counted."""

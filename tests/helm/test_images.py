@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cyclonedx.output.json import JsonV1Dot6
 
 from .conftest import ROOT
 from .dockerfile import IMAGES, RAY, Instruction, instructions, stages
 from .manifests import one, render, server
 
 CPU, GPU = IMAGES
+SBOM = runpy.run_path(str(ROOT / "tools" / "sbom.py"))
 
 
 @pytest.mark.parametrize("image", [*IMAGES, RAY], ids=lambda path: path.stem)
@@ -26,7 +30,7 @@ def test_hadolint_finds_nothing(image: Path, tool: Callable[[str], Path]) -> Non
 @pytest.mark.parametrize("image", IMAGES, ids=lambda path: path.stem)
 def test_what_runs_is_small_and_nobody(image: Path) -> None:
     build, final = stages(image)
-    assert any("--constraint constraints.txt" in each.text for each in build if each.name == "RUN")
+    assert any("--require-hashes" in each.text for each in build if each.name == "RUN")
     assert not any("pip" in each.text for each in final if each.name == "RUN")
     (user,) = [each.text for each in final if each.name == "USER"]
     assert user == "65532:65532"
@@ -50,13 +54,53 @@ def test_the_two_images_differ_in_their_libraries_only() -> None:
     ids=["cpu", "gpu", "ray"],
 )
 def test_the_extras_of_an_image_can_be_chosen(image: Path, default: str) -> None:
-    """`--build-arg EXTRAS=...`: the default names extras of pyproject.toml, and pip installs the argument's value."""
+    """`--build-arg EXTRAS=...`: the default names extras of pyproject.toml, and pip installs the file of that name."""
     build, _ = stages(image)
     assert [each.text for each in build if each.name == "ARG"] == [f"EXTRAS={default}"]
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(default.split(",")) <= declared.keys()
     (run,) = [each.text for each in build if each.name == "RUN"]
-    assert '".[${EXTRAS}]"' in run
+    assert '--require-hashes --requirement "requirements/${EXTRAS}.txt"' in run
+    assert "--no-deps --no-build-isolation ." in run, "nothing else is downloaded"
+    assert (ROOT / "helm" / "images" / "requirements" / f"{default}.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "helm" / "images" / "requirements").glob("*.txt")), ids=lambda p: p.stem
+)
+def test_the_packages_of_an_image_have_hashes_and_the_tested_versions(path: Path) -> None:
+    """`make requirements` writes the file from constraints.txt; this notices that one of them has changed alone."""
+    packages = SBOM["components"](path.read_text())
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line[:60])
+    tested = {canonical(name): version.strip() for name, version in pinned.items()}
+    assert all(each.hashes for each in packages)
+    versions = {canonical(each.name): each.version for each in packages}
+    assert {name: tested.get(name, version) for name, version in versions.items()} == versions
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*declared["dependencies"], *needs(declared["optional-dependencies"], path.stem.split(","))]
+    assert {canonical(re.split(r"[\[<>=!~;]", each)[0]) for each in wanted} | {"setuptools"} <= versions.keys()
+
+
+def needs(extras: dict[str, list[str]], names: list[str]) -> list[str]:
+    """The requirements of some extras, which may name others, as in embedship[server]."""
+    found = []
+    for each in (line for name in names for line in extras[name]):
+        inner = re.fullmatch(r"embedship\[([^]]+)\]", each)
+        found += needs(extras, inner[1].split(",")) if inner else [each]
+    return found
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def test_the_bill_of_materials_of_an_image_has_every_package() -> None:
+    path = ROOT / "helm" / "images" / "requirements" / "cpu,pull,sign,otel.txt"
+    written = json.loads(JsonV1Dot6(SBOM["bom"](path)).output_as_string())
+    assert len(written["components"]) == len(re.findall(r"^\S+==", path.read_text(), re.M))
+    onnxruntime = next(each for each in written["components"] if each["name"] == "onnxruntime")
+    assert onnxruntime["purl"] == f"pkg:pypi/onnxruntime@{onnxruntime['version']}"
+    assert onnxruntime["hashes"]
 
 
 def test_the_ray_image_is_built_as_the_others_and_starts_nothing() -> None:

@@ -14,6 +14,7 @@ from embedship.errors import UnsafeError
 from embedship.serve import schemas
 from embedship.serve.index import IndexKind
 from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.live import backend
 from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS
 from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
@@ -50,6 +51,16 @@ def test_several_queries_are_answered_in_their_order(found: Any, passages: list[
 def test_asking_for_more_than_there_is_gives_what_there_is(found: Any, passages: list[dict[str, Any]]) -> None:
     (result,) = reply(found.post("/search", {"query": "x", "k": 500})).results
     assert len(result.hits) == len(passages)
+
+
+def test_hits_with_too_much_text_for_one_response_are_refused(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 hits of 200,000 characters would be 2 GB."""
+    monkeypatch.setattr(backend, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(backend, "_MAX_HIT_CHARACTERS", 2_000)
+    assert reply(found.post("/search", {"query": "x", "k": 3})).results
+    answer = found.post("/search", {"query": "x", "k": 50})
+    assert answer.status_code == 413
+    assert "lower k" in answer.json()["error"]
 
 
 def test_searches_reach_the_monitor_and_are_compared_with_an_exact_search(found: Any) -> None:

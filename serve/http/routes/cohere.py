@@ -92,7 +92,8 @@ class CohereRoutes:
 
     async def embed(self, request: CohereRequest, call: RequestInfo) -> Response:
         inputs = common.validate_texts(request.texts, "texts", self._service.settings)
-        kinds = ["float"] if request.embedding_types is None else request.embedding_types
+        # Each type once: a body of 16 MiB can name a type a million times.
+        kinds = ["float"] if request.embedding_types is None else list(dict.fromkeys(request.embedding_types))
         self._check(request, kinds)
         lane = call.lane or (Priority.BULK if request.priority else None)
         prompt = next((name for name in _PROMPTS[request.input_type] if name in self._model.prompts), None)

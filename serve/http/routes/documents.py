@@ -98,6 +98,7 @@ class DocumentRoutes:
         common.check_count(len(request.delete), "delete", limits)
         if request.documents:
             common.validate_texts([each.text for each in request.documents], "documents", limits)
+            common.validate_texts([each.title or "" for each in request.documents], "documents.title", limits)
         _check_ids([each.id for each in request.documents], request.delete)
         for place, each in enumerate(request.documents):
             if "\0" in each.id:
@@ -106,6 +107,11 @@ class DocumentRoutes:
                 raise Invalid(f"documents[{place}].text: it is empty, so no search could find it.", "documents")
             if _depth(each.metadata) > _DEPTH:
                 raise Invalid(f"documents[{place}].metadata: it is nested more than {_DEPTH} levels deep.", "documents")
+            if (size := len(msgspec.json.encode(each.metadata))) > limits.max_characters:
+                raise TooLarge(
+                    f"documents[{place}].metadata: it has {size} characters; the maximum is {limits.max_characters}.",
+                    "documents",
+                )
 
 
 def _check_ids(put: Sequence[str], deleted: Sequence[str]) -> None:

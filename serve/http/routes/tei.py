@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from embedship.codes import normalise
 from embedship.serve import schemas
-from embedship.serve.errors import ApiDialect, Invalid, TooLong
+from embedship.serve.errors import ApiDialect, Invalid, TooLarge, TooLong
 from embedship.serve.http import float_json
 from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
@@ -68,17 +68,10 @@ class TeiRoutes:
     async def tokenize(self, request: schemas.TokenizeRequest, call: RequestInfo) -> Response:
         inputs = common.validate_texts(request.inputs, "inputs", self._service.settings)
         pieces = await self._service.inference.tokenize(
-            inputs, request.prompt_name, request.add_special_tokens, call.lane
+            inputs, request.prompt_name, request.add_special_tokens, _token_list, call.lane
         )
-        cut = 0
-
-        def write() -> bytes:
-            nonlocal cut
-            cut = sum(bool(each.overflowing) for each in pieces)
-            # One text at a time: a single call for a million tokens would block the interpreter, and so the event loop.
-            return b"[" + b",".join(common.encode(_tokens(each)) for each in pieces) + b"]"
-
-        body = await common.serialise(write, sum(len(each) for each in pieces))
+        cut = sum(each.truncated for each in pieces)
+        body = b"[" + b",".join(each.json for each in pieces) + b"]"
         return Response(body, headers=((b"x-embedship-truncated", b"%d" % cut),))
 
     async def decode(self, request: schemas.DecodeRequest, call: RequestInfo) -> Response:
@@ -87,6 +80,8 @@ class TeiRoutes:
             raise Invalid("ids: send the ids of one text, or a list of lists of ids, but not a mixture.", "ids")
         ids = cast("list[list[int]]", request.ids if several else [request.ids])
         common.check_count(len(ids), "ids", self._service.settings)
+        if (longest := max(map(len, ids), default=0)) > (most := self._service.settings.max_characters):
+            raise TooLarge(f"ids: a text has {longest} token ids; the maximum is {most}.", "ids")
         return Response(
             common.encode(await self._service.inference.decode(ids, request.skip_special_tokens, call.lane))
         )
@@ -109,9 +104,17 @@ class TeiRoutes:
             raise Invalid("parameters: give the options next to `inputs`, not inside `parameters`.", "parameters")
 
 
-def _tokens(encoding: Encoding) -> list[schemas.Token]:
+class _TokenList(NamedTuple):
+    """The tokens of a text as JSON, and whether it was truncated."""
+
+    json: bytes
+    truncated: bool
+
+
+def _token_list(encoding: Encoding) -> _TokenList:
     marks = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-    return [
+    tokens = [
         schemas.Token(id, text, bool(special), *((None, None) if special else offsets))
         for id, text, special, offsets in marks
     ]
+    return _TokenList(common.encode(tokens), bool(encoding.overflowing))

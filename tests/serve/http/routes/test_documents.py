@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from embedship.errors import UsageError
+from embedship.serve.documents.changes import ChunkedDocuments
+from embedship.serve.documents.store import Document
+from embedship.serve.errors import TooLarge
 from embedship.serve.search.backend import WriteRefused
 from embedship.serve.service import document_writer
 from embedship.serve.settings import Settings
@@ -361,3 +364,11 @@ def test_who_asks_without_a_body_may_leave(asked: Any, blocks: Blocks, method: s
     asyncio.run(go())
     assert sent[0]["status"] == 499
     assert asked.state.drain.inside == 0
+
+
+def test_title_and_metadata_of_many_chunks_are_limited() -> None:
+    """They are stored with every chunk: 16 MiB and 1,000 chunks would be 16 GB."""
+    document = Document("a", "text", "t" * 100_000, {"x": "y"})
+    document_writer._check_repeated(ChunkedDocuments([document], [[document] * 600]))
+    with pytest.raises(TooLarge, match="stored with every chunk"):
+        document_writer._check_repeated(ChunkedDocuments([document], [[document] * 700]))

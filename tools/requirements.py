@@ -1,0 +1,64 @@
+"""Writes the requirements of the images, with the sha256 of every file that pip may install: `make requirements`.
+
+    python tools/requirements.py [EXTRAS ...]
+
+EXTRAS are extras of pyproject.toml with commas between them, as in `docker build --build-arg EXTRAS=cpu,pull,milvus`.
+Without arguments, the files of the images' defaults are written again. The versions are those of constraints.txt. pip
+refuses a file with another hash, also if the package index itself was changed.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "helm" / "images"
+FOLDER = IMAGES / "requirements"
+
+# The Python of the images.
+PYTHON = "3.11"
+
+# setuptools builds embedship itself, without another download. KubeRay needs Ray's dashboard.
+BUILD, DASHBOARD = "setuptools", "ray[default]"
+
+
+def defaults() -> list[str]:
+    """Return the value of EXTRAS in each Dockerfile."""
+    found = [re.search(r"^ARG EXTRAS=(\S+)$", path.read_text(), re.M) for path in sorted(IMAGES.glob("*.Dockerfile"))]
+    return [match[1] for match in found if match]
+
+
+def command(extras: str, out: Path) -> list[str]:
+    """Return the call of uv. `--universal`: one file for x86_64 and aarch64."""
+    wanted = [part for extra in extras.split(",") for part in ("--extra", extra)]
+    fixed = ["--constraint", "constraints.txt", "--generate-hashes", "--universal", "--python-version", PYTHON]
+    index = [
+        "--default-index",
+        "https://pypi.org/simple",
+        "--no-strip-extras",
+        "--no-annotate",
+        "--no-header",
+        "--quiet",
+    ]
+    return [_uv(), "pip", "compile", "pyproject.toml", "-", *wanted, *fixed, *index, "--output-file", str(out)]
+
+
+def write(extras: str) -> Path:
+    """Resolve the extras and write their file. Raises CalledProcessError if uv fails."""
+    out = FOLDER / f"{extras}.txt"
+    more = f"{BUILD}\n{DASHBOARD if 'ray' in extras.split(',') else ''}\n"
+    subprocess.run(command(extras, out), input=more, text=True, check=True, cwd=ROOT)
+    return out
+
+
+def _uv() -> str:
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else "uv"
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:] or defaults():
+        print(write(each))
