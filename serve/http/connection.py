@@ -76,7 +76,7 @@ _LINGER_SECONDS = 2.0
 
 # Time in which a client that has sent everything and closed its side gets its response. A client that closed the whole
 # connection looks the same until then, and its request must not occupy the queue for longer.
-_HALF_CLOSED_SECONDS = 5.0
+_HALF_CLOSED_SECONDS = 1.0
 
 # Headers with which a client offers to continue in another protocol. They are ignored.
 _UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings", b"connection"})

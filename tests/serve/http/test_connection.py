@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from embedship.serve.errors import ERROR_MAPPINGS, RequestError
+from embedship.serve.http import connection
 from embedship.serve.http.connection import PROBE_CONNECTIONS, ConnectionLimiter, ConnectionLimits, HttpConnection
 from embedship.serve.http.messages import Response, read_body
 from embedship.serve.http.server import GracefulServer, MetricsListener, bind_socket
@@ -34,7 +35,6 @@ class Bed:
         self.cuts: SimpleQueue[CloseReason] = SimpleQueue()
         self.inside: SimpleQueue[str] = SimpleQueue()  # paths of requests that the app was asked for
         self.bodies: SimpleQueue[bytes] = SimpleQueue()
-        self.go = Event()  # what /wait waits for
         self._stack = stack
         self._address = address
 
@@ -47,8 +47,13 @@ class Bed:
         return self.cuts.get(timeout=SECONDS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers once it has the body: with /big, a long answer."""
+        """Answers once it has the body: with /big, a long answer. /wait waits until its client has left."""
         self.inside.put(scope["path"])
+        if scope["path"] == "/wait":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.inside.put("left")
+            return
         status, body = 200, b"x" * BIG if scope["path"] == "/big" else b"ok"
         try:
             self.bodies.put(await read_body(scope, receive, BIG))
@@ -214,13 +219,21 @@ def test_a_bad_chunk_after_the_answer_closes_without_a_second_answer() -> None:
 
 
 @pytest.mark.parametrize("requests", [1, 3])
-def test_a_client_that_closes_its_side_gets_its_answers(requests: int) -> None:
+def test_a_client_that_closes_its_side_gets_its_answers(requests: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_HALF_CLOSED_SECONDS", SECONDS)
     with serving() as bed:
         client = bed.connect(GET % b"/" * (requests - 1) + POST + b"0123456789")
         client.shutdown(socket.SHUT_WR)
         told = received(client)
         assert told.count(b"200 OK") == requests
         assert told.endswith(b"ok")
+
+
+def test_a_client_that_has_left_does_not_keep_its_request_for_long() -> None:
+    """It looks like one that has only closed its side."""
+    with serving() as bed:
+        bed.connect(GET % b"/wait").close()
+        assert [bed.inside.get(timeout=SECONDS) for _ in range(2)] == ["/wait", "left"]
 
 
 def test_a_client_that_closes_its_side_within_a_body_is_gone() -> None:
