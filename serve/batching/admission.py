@@ -16,8 +16,8 @@ from embedship.serve.errors import Overloaded, TooLarge
 from embedship.serve.settings import BULK_RESERVED_FRACTION
 from embedship.serve.telemetry.request_context import Priority
 
-# Throughput is measured over the last interval of this length, and Retry-After is computed from it. _LONGEST_WAIT is
-# the largest Retry-After that is sent, in seconds.
+# Throughput is measured over the last interval of this length in which the model had work, and Retry-After is computed
+# from it. _LONGEST_WAIT is the largest Retry-After that is sent, in seconds.
 _PACE_SECONDS = 5.0
 _LONGEST_WAIT = 60
 
@@ -34,6 +34,10 @@ class QueuePermit:
         self.paced = paced
         self._admission = admission
         self._holders = 1
+
+    def record_finished(self, texts: int) -> None:
+        """Count texts that the model has finished, for the measured throughput."""
+        self._admission._pace.record(texts)
 
     def hold_until(self, done: asyncio.Future[Any]) -> None:
         """Keep the permit until `done` is done, even if the `with` block ends earlier."""
@@ -67,7 +71,7 @@ class AdmissionController:
     def acquire(self, texts: int, lane: Priority, *, paced: bool = True) -> QueuePermit:
         """Return a permit for `texts` texts.
 
-        `paced`: the texts go through the model, so their completion counts for the measured throughput. Raises
+        `paced`: the texts go through the model, so throughput is measured while the permit is held. Raises
         TooLarge if the request is larger than the whole queue, Overloaded (with Retry-After) if the queue is too full.
         """
         limit = self.limit(lane)
@@ -83,6 +87,8 @@ class AdmissionController:
                 headers={"Retry-After": str(wait)},
             )
         self.inside += texts
+        if paced:
+            self._pace.enter(texts)
         return QueuePermit(self, texts, paced)
 
     def limit(self, lane: Priority) -> int:
@@ -94,23 +100,39 @@ class AdmissionController:
     def _leave(self, permit: QueuePermit) -> None:
         self.inside -= permit.texts
         if permit.paced:
-            self._pace.record(permit.texts)
+            self._pace.leave(permit.texts)
 
 
 class _ThroughputMeter:
-    """Measures completed texts per second, with one counter for the current interval and one for the previous one."""
+    """Measures texts per second while the model has work: one counter for this interval, one for the previous one.
+
+    Idle time is left out. After a quiet minute, a few texts per minute would otherwise look like the speed of the
+    model.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._interval_start = clock()
+        self._inside = 0  # texts that the model has to compute
+        self._busy_since = 0.0
+        self._busy = 0.0  # seconds with work in this interval, before _busy_since
         self._texts = 0
         self._previous = 0.0  # texts per second
 
+    def enter(self, texts: int) -> None:
+        if not self._inside:
+            self._busy_since = self._clock()
+        self._inside += texts
+
+    def leave(self, texts: int) -> None:
+        self._inside -= texts
+        if not self._inside:
+            self._busy += self._clock() - self._busy_since
+
     def record(self, texts: int) -> None:
-        elapsed = self._clock() - self._interval_start
-        if elapsed > _PACE_SECONDS:
-            self._previous = self._texts / elapsed
-            self._interval_start, self._texts = self._clock(), 0
+        """Count texts that the model has finished."""
+        if (busy := self._busy_seconds()) > _PACE_SECONDS:
+            self._previous = self._texts / busy
+            self._busy, self._busy_since, self._texts = 0.0, self._clock(), 0
         self._texts += texts
 
     def seconds_for(self, texts: int) -> int:
@@ -118,6 +140,9 @@ class _ThroughputMeter:
 
         Returns 1 if no throughput has been measured yet.
         """
-        elapsed = self._clock() - self._interval_start
-        pace = max(self._previous, self._texts / elapsed if elapsed > 0 else 0.0)
+        busy = self._busy_seconds()
+        pace = max(self._previous, self._texts / busy if busy > 0 else 0.0)
         return min(_LONGEST_WAIT, max(1, math.ceil(texts / pace))) if pace else 1
+
+    def _busy_seconds(self) -> float:
+        return self._busy + (self._clock() - self._busy_since if self._inside else 0.0)

@@ -93,7 +93,8 @@ class BatchExecutor:
         assert permit.texts == len(tokens), "a permit admits exactly its own texts"
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
         context = current_request.get()
-        request = PendingRequest(len(tokens), self._dimension, future, counted, lane, context.id if context else None)
+        request_id = context.id if context else None
+        request = PendingRequest(len(tokens), self._dimension, future, counted, lane, request_id, permit)
         turns = tokens.turns or repeat(0)
         texts = [
             QueuedText(request, row, ids, turn) for row, (ids, turn) in enumerate(zip(tokens.ids, turns, strict=False))

@@ -11,6 +11,7 @@ import numpy as np
 
 from embedship.batches import BatchLayout
 from embedship.codes import Vectors
+from embedship.serve.batching.admission import QueuePermit
 from embedship.serve.batching.retry import BatchJob
 from embedship.serve.errors import EngineFailed
 from embedship.serve.telemetry.metrics import ModelMetrics
@@ -20,7 +21,7 @@ from embedship.serve.telemetry.request_context import Priority
 class PendingRequest:
     """A request that waits for its vectors. Only the event loop writes to it."""
 
-    __slots__ = ("counted", "future", "lane", "missing", "queued_at", "request_id", "started_at", "vectors")
+    __slots__ = ("counted", "future", "lane", "missing", "permit", "queued_at", "request_id", "started_at", "vectors")
 
     def __init__(
         self,
@@ -30,11 +31,13 @@ class PendingRequest:
         counted: bool = True,
         lane: Priority = Priority.INTERACTIVE,
         request_id: str | None = None,
+        permit: QueuePermit | None = None,
     ) -> None:
         self.future = future
         self.counted = counted  # False for the monitor's own texts, because the metrics describe users
         self.lane = lane
         self.request_id = request_id  # None for the monitor's own texts
+        self.permit = permit  # None for texts that need no permit
         self.vectors: Vectors = np.empty((texts, dimension), dtype=np.float32)
         self.missing = texts
         self.queued_at = time.perf_counter()
@@ -52,6 +55,8 @@ class PendingRequest:
 
     def set_row(self, row: int, vector: Vectors) -> None:
         """Store one (dim,) row. The last missing row completes the future of the request."""
+        if self.permit:
+            self.permit.record_finished(1)
         if self.cancelled:
             return
         self.vectors[row] = vector

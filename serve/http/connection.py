@@ -3,19 +3,23 @@
 uvicorn alone accepts any number of connections and headers, and waits without a timeout for the rest of the headers,
 for the rest of the body, and for a client that does not read its response. A few slow clients could use up all file
 descriptors or all memory.
+
+uvicorn also closes a connection as soon as its client has sent everything, and skips the body of a request that offers
+another protocol. Here the client gets its response in both cases.
 """
 
 from __future__ import annotations
 
 import asyncio
 import http
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from embedship.serve.errors import HeadTooLarge, InvalidJson, RequestError, TooManyConnections
-from embedship.serve.http.messages import BODY_TIMEOUT, NOSNIFF, Response
+from embedship.serve.errors import HeadTooLarge, InvalidJson, RequestError, SlowBody, TooManyConnections
+from embedship.serve.http.messages import BODY_ERROR, NOSNIFF, Response
 from embedship.serve.telemetry.metrics import CloseReason
 
 
@@ -70,6 +74,13 @@ PROBES = frozenset({b"/health", b"/ready", b"/metrics"})
 # Time for a rejected client to read the response: closing while it still sends would reset the connection.
 _LINGER_SECONDS = 2.0
 
+# Time in which a client that has sent everything and closed its side gets its response. A client that closed the whole
+# connection looks the same until then, and its request must not occupy the queue for longer.
+_HALF_CLOSED_SECONDS = 1.0
+
+# Headers with which a client offers to continue in another protocol. They are ignored.
+_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings", b"connection"})
+
 # Accepted ratio of chunked framing to body bytes: clients send chunks of kilobytes, and
 # more framing than this is not a normal body.
 _FRAMING = 2
@@ -86,6 +97,7 @@ class HttpConnection(HttpToolsProtocol):
     _timer_part: CloseReason | None = None  # the part that `_timer` limits
     _timer: asyncio.TimerHandle | None = None
     _read_timer: asyncio.TimerHandle | None = None  # closes the connection if the client does not read
+    _end_timer: asyncio.TimerHandle | None = None  # closes the connection of a client that has closed its side
     _above_limit = False  # accepted when the limit was already reached
     _refused = _is_lingering = False
     _messages_begun = 0  # messages that began in the current chunk
@@ -125,12 +137,48 @@ class HttpConnection(HttpToolsProtocol):
         if self._refused:
             return
         idle, self._messages_begun, self._chunk = self._part is None, 0, len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._part is None and not self._messages_begun and self._timer_part is None:
             self._part = CloseReason.HEAD  # empty lines, which uvicorn accepts as activity
         if self._part is not None and not self._refused:
             # Attribute the chunk's bytes to the message that started in it, or to the earlier one.
             self._unfinished(self._chunk if self._messages_begun == int(idle) else 0)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse a chunk. A request that offers another protocol is parsed again without the offer, with its body."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as offer:
+                    head = _head_without_upgrade(self.parser.get_method(), self.url, self.headers)
+                    self.parser = httptools.HttpRequestParser(self)
+                    self._messages_begun -= 1
+                    self.parser.feed_data(head)
+                    rest = rest[offer.args[0] :]
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    @property
+    def _offers_upgrade(self) -> bool:
+        """Whether the parser skips the body of this message, because the client offers another protocol."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection of a client that has sent whole requests and now only waits for the responses."""
+        if not self._answering or (self._part is not None and not self._refused):
+            return False
+        self.cycle.keep_alive = False
+        if self._end_timer is None:
+            self._end_timer = self.loop.call_later(_HALF_CLOSED_SECONDS, self._end_half_closed)
+        return True
+
+    def _end_half_closed(self) -> None:
+        if self._answering:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -138,6 +186,8 @@ class HttpConnection(HttpToolsProtocol):
         self._part, self._bytes, self._messages_begun = CloseReason.HEAD, 0, self._messages_begun + 1
 
     def on_headers_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._stop()
         self._part = CloseReason.BODY
         self._error = self._rejection()
@@ -148,6 +198,8 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         self._stop()
         self._part = None
         super().on_message_complete()
@@ -178,6 +230,8 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
         self._stop_read_timer()
+        if self._end_timer:
+            self._end_timer.cancel()
         self.limiter.writing_resumed(self)
         self.limiter.lingering -= self._is_lingering
         super().connection_lost(exc)
@@ -194,6 +248,9 @@ class HttpConnection(HttpToolsProtocol):
             return _head_too_large(limits)
         if self._too_many and self.url.partition(b"?")[0] not in PROBES:
             return _too_many_connections(limits)
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            return InvalidJson(f"The request has {hosts or 'no'} Host headers: HTTP/1.1 requires exactly one.")
         return None
 
     def _head_bytes(self) -> int:
@@ -225,10 +282,18 @@ class HttpConnection(HttpToolsProtocol):
             return
         # A pipelined request may wait for the response before it, and is not read until then.
         if part is CloseReason.BODY and not self.pipeline:
-            self.scope[BODY_TIMEOUT] = True  # type: ignore[literal-required]
-            self.cycle.keep_alive = False
-            self.cycle.message_event.set()
+            self._fail_body(
+                SlowBody(
+                    "The body did not arrive in time (--body-seconds): send it faster, or send fewer texts per request."
+                )
+            )
         self._wait_for(part)
+
+    def _fail_body(self, error: RequestError) -> None:
+        """End the request with this error instead of the rest of its body; its response is the last one."""
+        self.cycle.scope[BODY_ERROR] = error  # type: ignore[literal-required]
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
 
     def _stop(self) -> None:
         if self._timer:
@@ -250,6 +315,11 @@ class HttpConnection(HttpToolsProtocol):
         self._stop()
         if self._answering:  # the response in progress is sent first and is the last one
             self.cycle.keep_alive = False
+            if self.cycle.more_body:
+                self._fail_body(error)
+            return
+        if self._part is CloseReason.BODY and self.cycle and self.cycle.scope is self.scope:
+            self.transport.close()  # this request was answered before its body was complete
             return
         self.connections.discard(self)
         self._is_lingering, self.limiter.lingering = True, self.limiter.lingering + 1
@@ -282,6 +352,15 @@ def _too_many_connections(limits: ConnectionLimits) -> TooManyConnections:
         "in 1 s.",
         headers={"Retry-After": "1"},
     )
+
+
+def _head_without_upgrade(method: bytes, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of a request in HTTP/1.1 without the offer of another protocol."""
+    kept = [(name, value) for name, value in headers if name not in _UPGRADE_HEADERS]
+    if any(name == b"connection" and b"close" in value.lower() for name, value in headers):
+        kept.append((b"connection", b"close"))
+    lines = [b"%s %s HTTP/1.1" % (method, url), *(name + b": " + value for name, value in kept)]
+    return b"\r\n".join([*lines, b"", b""])
 
 
 def _encode_response(reply: Response) -> bytes:

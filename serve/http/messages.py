@@ -19,7 +19,6 @@ from embedship.serve.errors import (
     Invalid,
     InvalidJson,
     RequestError,
-    SlowBody,
     TooLarge,
 )
 from embedship.serve.telemetry.request_context import Priority
@@ -34,8 +33,9 @@ JSON = b"application/json"
 # Documents may contain any text: browsers must not interpret a response as a web page.
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 
-# Key in the scope of a request whose body did not arrive in time. An empty message wakes the code that waits for it.
-BODY_TIMEOUT = "embedship.late"
+# Key in the scope of a request whose body cannot be read to its end; the value is the RequestError. An empty message
+# wakes the code that waits for the body.
+BODY_ERROR = "embedship.body_error"
 
 # Most requests are answered within this time, so they do not need a task that watches for a disconnect.
 WATCH_AFTER_SECONDS = 0.05
@@ -120,7 +120,7 @@ Body = TypeVar("Body")
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the whole body. Raises TooLarge above `limit` bytes, SlowBody, ClientDisconnected."""
+    """Return the whole body. Raises TooLarge above `limit` bytes, SlowBody, InvalidJson, ClientDisconnected."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise _too_large(limit)
@@ -129,10 +129,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected("The client closed the connection before it had sent the whole body.")
-        if BODY_TIMEOUT in scope:
-            raise SlowBody(
-                "The body did not arrive in time (--body-seconds): send it faster, or send fewer texts per request."
-            )
+        if BODY_ERROR in scope:
+            raise scope[BODY_ERROR]
         parts.append(message.get("body", b""))
         size, more = size + len(parts[-1]), message.get("more_body", False)
         if size > limit:

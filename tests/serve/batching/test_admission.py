@@ -28,13 +28,53 @@ def test_a_permit_is_held_for_the_block_and_returned_even_after_an_error() -> No
     assert admission.inside == 0
 
 
+def finish(admission: AdmissionController, clock: Clock, texts: int, seconds: float) -> None:
+    """A request whose texts the model finishes after so many seconds."""
+    with admission.acquire(texts, Priority.INTERACTIVE) as permit:
+        clock.now += seconds
+        permit.record_finished(texts)
+
+
+def test_idle_time_does_not_count_as_slowness() -> None:
+    """One text a minute, each in 0.1 s: the queue clears at 10 texts per second, not at one per minute."""
+    clock = Clock()
+    admission = AdmissionController(100, clock)
+    for _ in range(60):
+        clock.now += 60
+        finish(admission, clock, 1, seconds=0.1)
+    with admission.acquire(100, Priority.INTERACTIVE), pytest.raises(Overloaded) as caught:
+        admission.acquire(30, Priority.INTERACTIVE)
+    assert caught.value.headers == {"Retry-After": "3"}
+
+
+def test_texts_of_a_request_that_still_runs_count_for_the_throughput() -> None:
+    clock = Clock()
+    admission = AdmissionController(100, clock)
+    with admission.acquire(100, Priority.INTERACTIVE) as permit:
+        clock.now += 4
+        permit.record_finished(80)
+        with pytest.raises(Overloaded) as caught:
+            admission.acquire(40, Priority.INTERACTIVE)
+    assert caught.value.headers == {"Retry-After": "2"}
+
+
+def test_texts_that_were_given_up_do_not_count_for_the_throughput() -> None:
+    clock = Clock()
+    admission = AdmissionController(100, clock)
+    finish(admission, clock, 10, seconds=1)
+    for _ in range(5):
+        with admission.acquire(100, Priority.INTERACTIVE):
+            pass
+    with admission.acquire(100, Priority.INTERACTIVE), pytest.raises(Overloaded) as caught:
+        admission.acquire(30, Priority.INTERACTIVE)
+    assert caught.value.headers == {"Retry-After": "3"}
+
+
 def test_a_full_queue_says_when_to_retry() -> None:
     clock = Clock()
     admission = AdmissionController(100, clock)
     for _ in range(10):  # 10 texts per second
-        clock.now += 1
-        with admission.acquire(10, Priority.INTERACTIVE):
-            pass
+        finish(admission, clock, 10, seconds=1)
     with admission.acquire(100, Priority.INTERACTIVE), pytest.raises(Overloaded) as caught:
         admission.acquire(30, Priority.INTERACTIVE)
     assert caught.value.headers == {"Retry-After": "3"}
@@ -66,9 +106,8 @@ def test_texts_that_are_only_tokenised_do_not_count_for_the_throughput() -> None
     clock = Clock()
     admission = AdmissionController(100, clock)
     for _ in range(10):  # 10 texts per second through the model, and 80 that are only tokenised
-        clock.now += 1
-        with admission.acquire(10, Priority.INTERACTIVE), admission.acquire(80, Priority.INTERACTIVE, paced=False):
-            pass
+        with admission.acquire(80, Priority.INTERACTIVE, paced=False):
+            finish(admission, clock, 10, seconds=1)
     with admission.acquire(100, Priority.INTERACTIVE), pytest.raises(Overloaded) as caught:
         admission.acquire(30, Priority.INTERACTIVE)
     assert caught.value.headers == {"Retry-After": "3"}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from embedship.serve.errors import ERROR_MAPPINGS, RequestError
+from embedship.serve.http import connection
 from embedship.serve.http.connection import PROBE_CONNECTIONS, ConnectionLimiter, ConnectionLimits, HttpConnection
 from embedship.serve.http.messages import Response, read_body
 from embedship.serve.http.server import GracefulServer, MetricsListener, bind_socket
@@ -33,7 +34,7 @@ class Bed:
     def __init__(self, stack: ExitStack, address: Any) -> None:
         self.cuts: SimpleQueue[CloseReason] = SimpleQueue()
         self.inside: SimpleQueue[str] = SimpleQueue()  # paths of requests that the app was asked for
-        self.go = Event()  # what /wait waits for
+        self.bodies: SimpleQueue[bytes] = SimpleQueue()
         self._stack = stack
         self._address = address
 
@@ -46,11 +47,16 @@ class Bed:
         return self.cuts.get(timeout=SECONDS)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers once it has the body: with /big, a long answer."""
+        """Answers once it has the body: with /big, a long answer. /wait waits until its client has left."""
         self.inside.put(scope["path"])
+        if scope["path"] == "/wait":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.inside.put("left")
+            return
         status, body = 200, b"x" * BIG if scope["path"] == "/big" else b"ok"
         try:
-            await read_body(scope, receive, BIG)
+            self.bodies.put(await read_body(scope, receive, BIG))
         except RequestError as error:
             status, body = ERROR_MAPPINGS[type(error)].flat, error.message.encode()
         await send(
@@ -174,6 +180,110 @@ def test_chunks_that_are_no_body_do_not_go_on_for_ever() -> None:
             for _ in range(1_000):
                 client.sendall(b"y" * 4_096)
         assert bed.why() is CloseReason.BODY
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"3\r\nabcd\r\n", b"-1\r\n"])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_chunk_that_is_none_is_answered_with_400_at_once(chunk: bytes, together: bool) -> None:
+    """The app waits for the rest of the body: it would wait for ever, and so would a drain."""
+    head = b"POST /embed HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    with serving() as bed:
+        client = bed.connect(head + chunk if together else head)
+        assert bed.inside.get(timeout=SECONDS) == "/embed"
+        if not together:
+            client.sendall(chunk)
+        told = received(client)
+        assert told.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert told.count(b"HTTP/1.1 ") == 1
+        assert b"connection: close" in told
+        assert bed.cuts.empty(), "it was answered"
+
+
+def test_a_bad_chunk_of_a_request_that_waits_behind_another_ends_both_in_order() -> None:
+    chunked = b"POST /second HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    with serving() as bed:
+        told = received(bed.connect(GET % b"/first" + chunked))
+        assert told.index(b"200 OK") < told.index(b"400 Bad Request")
+        assert [bed.inside.get(timeout=SECONDS) for _ in range(2)] == ["/first", "/second"]
+
+
+def test_a_bad_chunk_after_the_answer_closes_without_a_second_answer() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    with serving() as bed:
+        client = bed.connect(head)
+        client.sendall(b"%x\r\n" % (BIG + 1) + b"x" * (BIG + 1) + b"\r\n")  # too large: 413
+        got = client.recv(4096)
+        assert got.startswith(b"HTTP/1.1 413")
+        client.sendall(b"zz\r\n")
+        assert b"HTTP/1.1" not in received(client)
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_client_that_closes_its_side_gets_its_answers(requests: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_HALF_CLOSED_SECONDS", SECONDS)
+    with serving() as bed:
+        client = bed.connect(GET % b"/" * (requests - 1) + POST + b"0123456789")
+        client.shutdown(socket.SHUT_WR)
+        told = received(client)
+        assert told.count(b"200 OK") == requests
+        assert told.endswith(b"ok")
+
+
+def test_a_client_that_has_left_does_not_keep_its_request_for_long() -> None:
+    """It looks like one that has only closed its side."""
+    with serving() as bed:
+        bed.connect(GET % b"/wait").close()
+        assert [bed.inside.get(timeout=SECONDS) for _ in range(2)] == ["/wait", "left"]
+
+
+def test_a_client_that_closes_its_side_within_a_body_is_gone() -> None:
+    with serving() as bed:
+        client = bed.connect(POST + b"01234")
+        client.shutdown(socket.SHUT_WR)
+        assert received(client) == b""
+
+
+@pytest.mark.parametrize("hosts", [b"", b"host: x\r\nhost: y\r\n"])
+def test_http_1_1_needs_exactly_one_host(hosts: bytes) -> None:
+    with serving() as bed:
+        told = received(bed.connect(b"GET / HTTP/1.1\r\n" + hosts + b"\r\n"))
+        assert told.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"Host header" in told
+        assert bed.inside.empty()
+
+
+def test_http_1_0_needs_no_host() -> None:
+    with serving() as bed:
+        assert b"200 OK" in received(bed.connect(b"GET / HTTP/1.0\r\n\r\n"))
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_an_offer_of_http_2_is_ignored_and_the_body_is_read(size: int) -> None:
+    """Java's HttpClient sends it with each first request of a connection."""
+    offer = b"host: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+    post = b"POST /embed HTTP/1.1\r\n" + offer + b"content-length: 10\r\n\r\n0123456789"
+    chunked = b"POST /embed HTTP/1.1\r\n" + offer + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    sent = post + chunked + b"GET /x HTTP/1.1\r\n" + offer + b"\r\n" + GET % b"/y"
+    with serving() as bed:
+        client = bed.connect()
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(sent), size):
+            client.sendall(sent[start : start + size])
+        assert received_of(client, 4) == 4
+        assert [bed.inside.get(timeout=SECONDS) for _ in range(4)] == ["/embed", "/embed", "/x", "/y"]
+        assert list(iter_bodies(bed)) == [b"0123456789", b"abc", b"", b""]
+        assert bed.cuts.empty()
+
+
+def test_an_offer_of_another_protocol_with_close_is_the_last_request() -> None:
+    with serving() as bed:
+        told = received(bed.connect(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close, upgrade\r\nupgrade: h2c\r\n\r\n"))
+        assert b"200 OK" in told
+
+
+def iter_bodies(bed: Bed) -> Iterator[bytes]:
+    while not bed.bodies.empty():
+        yield bed.bodies.get()
 
 
 def test_an_idle_connection_is_closed() -> None:
