@@ -36,12 +36,14 @@ from embedship.errors import UsageError
 from embedship.export import probe_pairs, probe_texts
 from embedship.export.checkpoint import layout
 from embedship.export.checkpoint.cross_encoder import CrossEncoderCheckpoint
+from embedship.export.checkpoint.dimensions import StatedDimensions
 from embedship.export.checkpoint.embedder import EmbedderCheckpoint, embedding
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
 from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
 from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.gates import parity, retrieval, shape_certificates, vector_codes
 from embedship.export.gates.dataset import RetrievalDataset
+from embedship.export.gates.probe_set import ProbeSet
 from embedship.export.gates.retrieval import VariantDecision
 from embedship.export.options import ExportOptions
 from embedship.export.output_folder import output_folder
@@ -140,7 +142,8 @@ def prepare_export(checkpoint: Path | str, wishes: ExportOptions, steps: StepTim
 def _loaded(source: SentenceTransformersFolder, wishes: ExportOptions) -> SourceModel:
     if wishes.task is Task.RERANK:
         return CrossEncoderCheckpoint.open(source, wishes.name)
-    return EmbedderCheckpoint.open(source, wishes.name, wishes.converter.packages)
+    dimensions = StatedDimensions(wishes.dimensions, wishes.truncate_dim)
+    return EmbedderCheckpoint.open(source, wishes.name, wishes.converter.packages, dimensions)
 
 
 def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
@@ -152,6 +155,8 @@ def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
         "--eval": wishes.evaluation,
         "--base": wishes.base,
         "--pooling": wishes.pooling,
+        "--dimensions": wishes.dimensions,
+        "--truncate-dim": wishes.truncate_dim,
         "--trust-remote-code": wishes.trust_remote_code,
         "--converter optimum": wishes.converter is not GraphConverter.EMBEDSHIP,
         f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(wishes.variants),
@@ -195,7 +200,7 @@ class ExportRun:
 
     def __init__(self, ready: ExportInputs, folder: Path, wishes: ExportOptions, steps: StepTimer) -> None:
         checkpoint, texts = ready.checkpoint, ready.texts
-        layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
+        layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json, wishes.truncate_dim)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
         self.texts = _encodable(texts._replace(real=_sample(texts.real, wishes)), self.tokenizer, checkpoint, steps)
@@ -232,7 +237,7 @@ class ExportRun:
         self,
         made: Sequence[variants_recipes.BuiltVariant],
         provisional: Bundle,
-        judged: parity.ProbeSet,
+        judged: ProbeSet,
         stack: ExitStack,
     ) -> tuple[list[Variant], dict[str, Encoder]]:
         """Return the variants that passed and their encoders, which stay open until `stack` closes."""
@@ -268,9 +273,9 @@ class ExportRun:
                 raise error
         return timed.speeds
 
-    def _probes(self) -> parity.ProbeSet:
+    def _probes(self) -> ProbeSet:
         with self.steps.step("vectors of the checkpoint itself"):
-            judged = parity.ProbeSet.make(self.checkpoint, self.tokenizer, self.judged, self._short(calibrated=False))
+            judged = ProbeSet.make(self.checkpoint, self.tokenizer, self.judged, self._short(calibrated=False))
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
         if self.wishes.task is Task.RERANK:
             self.codes = NO_CODES
@@ -305,7 +310,7 @@ class ExportRun:
                 made.append(variants_recipes.make(name, recipe, bench))
         return made
 
-    def _gated(self, made: variants_recipes.BuiltVariant, encoder: Encoder, judged: parity.ProbeSet) -> Variant:
+    def _gated(self, made: variants_recipes.BuiltVariant, encoder: Encoder, judged: ProbeSet) -> Variant:
         with self.steps.step(f"gate {made.name}"):
             agreement = parity.require(encoder, judged, self.wishes.floors)
             self.cosines[made.name] = agreement.cosines

@@ -97,7 +97,7 @@ class ManifestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
     """Everything except the weights that decides the vector of a text, or the score of a pair.
 
-    The JSON omits `task` if it is EMBED, so that the fingerprints of bundles made before `task` existed stay valid.
+    The JSON omits fields with defaults, so that the fingerprints of bundles made before these existed stay valid.
     """
 
     architecture: str
@@ -113,6 +113,7 @@ class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
     inputs: tuple[str, ...]  # input names of the graph
     pad_id: int
     task: Task = Task.EMBED
+    pools_prompts: bool = True  # False: the tokens of a prompt are read but not pooled (include_prompt=False)
 
     @property
     def query_prompt(self) -> str | None:
@@ -191,8 +192,8 @@ class InvarianceReport(ManifestRecord, frozen=True):
 
     shuffled      in a batch of random texts of other lengths
     over_padded   padded far beyond the longest text of its batch
-    other_side    padded on the left, although these engines pad on the right. None if the checkpoint's own vectors
-                  depend on the side, because its positions count from the left edge (BERT)
+    other_side    padded on the left, although these engines pad on the right. None if no tool makes such a batch: the
+                  checkpoint's own tokenizer pads on the right, or its vectors depend on the side
     """
 
     texts: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +44,8 @@ class CheckpointOrigin:
 
 
 # Folder names that do not describe the model.
-_GENERIC = re.compile(r"(model|checkpoint|output|final|best|latest)s?([-_]?\d+)?", re.IGNORECASE)
+_WORDS = "model|checkpoint|ckpt|output|final|best|last|latest|merged|saved|trained|export|epoch|step|run"
+_GENERIC = re.compile(rf"(({_WORDS})(s|ed)?[-_.]?(\d+[-_.]?)?)+", re.IGNORECASE)
 # A model's name, with or without its organisation. A title of several words is not a name.
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CARD = re.compile(r"\A\s*---\n(.*?)\n---\n(.*)", re.DOTALL)  # YAML front matter, and the text below it
@@ -121,15 +123,23 @@ class SentenceTransformersFolder:
         return False
 
     def matryoshka(self, dimension: int) -> tuple[int, ...]:
-        """Return the dimensions that the model card lists as trained, largest first. Without a list: (dimension,).
+        """Return the dimensions that the checkpoint states as trained, largest first. Without any: (dimension,).
 
-        sentence-transformers writes the parameters of MatryoshkaLoss into README.md only.
+        sentence-transformers writes the parameters of each MatryoshkaLoss into README.md only; other libraries write
+        matryoshka_dimensions into config.json.
         """
         card = self.path / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-        found = re.search(r'"matryoshka_dims":\s*\[([\d\s,]+)\]', text)
-        dims = {int(n) for n in re.findall(r"\d+", found[1])} if found else set()
-        return tuple(sorted({d for d in dims if 0 < d < dimension} | {dimension}, reverse=True))
+        listed = re.findall(r'"matryoshka_dims":\s*\[([\d\s,]+)\]', text)
+        dims = {int(n) for found in listed for n in re.findall(r"\d+", found)}
+        config = self.modules[0].config.get("matryoshka_dimensions")
+        dims |= {n for n in config if isinstance(n, int)} if isinstance(config, list) else set()
+        return descending(dims, dimension)
+
+
+def descending(dims: Iterable[int], dimension: int) -> tuple[int, ...]:
+    """Return `dimension` and the smaller ones of `dims`, largest first."""
+    return tuple(sorted({d for d in dims if 0 < d < dimension} | {dimension}, reverse=True))
 
 
 def read(path: Path) -> dict[str, Any]:

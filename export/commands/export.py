@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedship.bundle import Bundle, Objective, Task
+from embedship.errors import UsageError
 from embedship.export.variants.converter import GraphConverter
 from embedship.export.variants.targets import HardwareTarget
 
@@ -116,6 +117,23 @@ def export(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="With --pooling: normalise the vectors to unit length.")
     ] = False,
+    dimensions: Annotated[
+        str,
+        typer.Option(
+            "--dimensions",
+            help="Matryoshka dimensions that the model was trained for, comma-separated (default: those that its card "
+            "or config.json states).",
+        ),
+    ] = "",
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(
+            "--truncate-dim",
+            min=1,
+            help="Cut every vector to this dimension, as SentenceTransformer(..., truncate_dim=) does: without "
+            "renormalising (default: the checkpoint's own).",
+        ),
+    ] = None,
     allow_pickle: Annotated[
         list[str] | None,
         typer.Option("--allow-pickle", metavar="SHA256", help="Read the pickled weights file that has this hash."),
@@ -166,6 +184,8 @@ def export(
         base=base,
         pooling=pooling,
         normalize=normalize,
+        dimensions=_numbers(dimensions),
+        truncate_dim=truncate_dim,
         allow_pickle=tuple(allow_pickle or ()),
         trust_remote_code=trust_remote_code,
         sign=sign,
@@ -178,6 +198,13 @@ def export(
         _plan(checkpoint, out, wishes, steps, as_json)
         return
     _report(build(checkpoint, out, wishes, steps), steps.seconds, as_json)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--dimensions {text} must be whole numbers from 1, comma-separated, e.g. 256,128,64")
+    return tuple(map(int, parts))
 
 
 def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, as_json: bool) -> None:

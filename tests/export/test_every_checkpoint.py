@@ -131,6 +131,17 @@ def self_cutting(make: Make, place: Path) -> Path:
     return folder
 
 
+def unpooled(pooling: str, backbone: str = "bert") -> Callable[[Make, Path], Path]:
+    """Prompts that the model reads and does not pool (INSTRUCTOR's way)."""
+
+    def build(make: Make, place: Path) -> Path:
+        folder = make(backbone, pooling, tail=tail(), prompts={"query": INSTRUCTION, "document": "text: "})
+        edit(folder / "1_Pooling" / "config.json", include_prompt=False)
+        return folder
+
+    return build
+
+
 def promptless(make: Make, place: Path) -> Path:
     folder = make(tail=tail())
     edit(folder / "1_Pooling" / "config.json", include_prompt=False)
@@ -206,6 +217,12 @@ KINDS = {
     "vectors cut by a saved truncate_dim": Kind(made(truncate_dim=12)),
     "a truncate_dim that cuts nothing": Kind(made(truncate_dim=99)),
     "include_prompt=False and no prompt": Kind(promptless),
+    "include_prompt=False, mean": Kind(unpooled("mean"), prompt="query"),
+    "include_prompt=False, weighted mean of a decoder": Kind(unpooled("weightedmean", "qwen3"), prompt="query"),
+    "a truncate_dim that the user gives": Kind(made(), lambda f: {"truncate_dim": 12}),
+    "Matryoshka dimensions that the user names": Kind(
+        made(), lambda f: {"dimensions": (16, 8)}, dimensions=(32, 16, 8)
+    ),
     "LoRA beside modules.json": Kind(lambda m, p: adapted(m, p, whole=True), prompt="query"),
     "LoRA over a decoder, beside modules.json": Kind(lambda m, p: adapted(m, p, True, "qwen3"), prompt="query"),
     "DoRA as PEFT saves it": Kind(lambda m, p: adapted(m, p, whole=False, use_dora=True), twin=lambda f: f),
@@ -260,6 +277,7 @@ def test_the_bundle_gives_the_vectors_of_the_checkpoint(
     assert not (tmp_path / "modules").exists(), "code was copied to the cache of transformers"
     with trust.private_modules(tmp_path / "reference"):
         expected = reference(kind.twin(folder), kind.prompt, "trust_remote_code" in wishes)
+    expected = expected[:, : wishes.get("truncate_dim")]
     for variant, floor in (("onnx", 0.99999), ("openvino", 0.99)):
         with Encoder.open(made, variant) as encoder:
             vectors = encoder.encode(TEXTS, prompt_name=kind.prompt)
