@@ -41,6 +41,7 @@ from embedship.export.checkpoint.embedder import EmbedderCheckpoint, embedding
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
 from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
 from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.checkpoint.static_embedding import StaticCheckpoint
 from embedship.export.gates import parity, retrieval, shape_certificates, vector_codes
 from embedship.export.gates.dataset import RetrievalDataset
 from embedship.export.gates.probe_set import ProbeSet
@@ -143,7 +144,8 @@ def _loaded(source: SentenceTransformersFolder, wishes: ExportOptions) -> Source
     if wishes.task is Task.RERANK:
         return CrossEncoderCheckpoint.open(source, wishes.name)
     dimensions = StatedDimensions(wishes.dimensions, wishes.truncate_dim)
-    return EmbedderCheckpoint.open(source, wishes.name, wishes.converter.packages, dimensions)
+    opened = StaticCheckpoint if source.static else EmbedderCheckpoint
+    return opened.open(source, wishes.name, wishes.converter.packages, dimensions)
 
 
 def _refuse_inapplicable_options(wishes: ExportOptions) -> None:

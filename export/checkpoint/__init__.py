@@ -12,6 +12,7 @@ load.py                loads the SentenceTransformer of a folder
 open.py                opens what the user names
 plain_transformers.py  plain transformers folders with a pooling added
 protocol.py            SourceModel, the interface of a loaded checkpoint
+static_embedding.py    loaded static embeddings (model2vec)
 tokenizer.py           the frozen tokenizer
 trust.py               pickles and code, allowed by hash only
 """

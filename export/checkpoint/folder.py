@@ -15,8 +15,9 @@ from embedship.errors import UnsafeError, UsageError
 from embedship.export.checkpoint import trust
 
 # Dropout has no effect at inference.
-KNOWN = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
-_WEIGHED = {"Transformer", "Dense", "LayerNorm"}
+STATIC = "StaticEmbedding"
+KNOWN = ("Transformer", STATIC, "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+_WEIGHED = {"Transformer", STATIC, "Dense", "LayerNorm"}
 # Files of a classifier that SetFit saves next to the model. No vector depends on them.
 _HEADS = ("model_head.pkl", "model_head.joblib")
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
@@ -91,7 +92,7 @@ class SentenceTransformersFolder:
         origin = origin or CheckpointOrigin(name=model_name(path))
         folder = cls(path, modules(path), origin, _verify_code_hash(path, code))
         _refuse_adapters(folder)
-        if not (folder.transformer / "config.json").is_file():
+        if not folder.static and not (folder.transformer / "config.json").is_file():
             raise UsageError(f"{folder.transformer} has no config.json: this is not a complete checkpoint")
         _refuse_other_models(folder)
         refuse_newer(folder)
@@ -103,6 +104,11 @@ class SentenceTransformersFolder:
     @property
     def transformer(self) -> Path:
         return self.modules[0].folder
+
+    @property
+    def static(self) -> bool:
+        """True if the first module is a table of token vectors instead of a transformer."""
+        return self.modules[0].kind == STATIC
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -168,9 +174,12 @@ def modules(path: Path) -> tuple[PipelineModule, ...]:
         found = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{listing} is damaged: it must be a JSON list of modules with `type` and `path`") from None
-    if [m.kind for m in found[:2]] != ["Transformer", "Pooling"]:
-        kinds = ", ".join(m.kind for m in found) or "nothing"
-        raise UsageError(f"{listing} lists {kinds}; only a Transformer followed by a Pooling can be exported")
+    kinds = [m.kind for m in found]
+    if kinds[:2] != ["Transformer", "Pooling"] and not (kinds[:1] == [STATIC] and "Pooling" not in kinds):
+        raise UsageError(
+            f"{listing} lists {', '.join(kinds) or 'nothing'}; only a Transformer followed by a Pooling can be "
+            f"exported, or a {STATIC}"
+        )
     return found
 
 

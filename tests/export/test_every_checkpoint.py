@@ -27,7 +27,7 @@ from embedship.export.silence import ignoring
 from embedship.export.steps import StepTimer
 from embedship.packing import quantize_vectors
 
-from .conftest import DEPRECATED, HIDDEN, INSTRUCTION, Make, adapted, base_of, edit, tail
+from .conftest import DEPRECATED, HIDDEN, INSTRUCTION, Make, adapted, base_of, edit, tail, wordpiece
 
 TEXTS = [
     "read the file",
@@ -201,6 +201,32 @@ def coded(make: Make, place: Path) -> Path:
     return folder
 
 
+def static(form: str) -> Callable[[Make, Path], Path]:
+    """A table of token vectors, saved by sentence-transformers, or as model2vec saves it: mapped and weighted."""
+
+    def build(make: Make, place: Path) -> Path:
+        import torch
+        from safetensors.torch import load_file, save_file
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        folder, tokenizer = place / "static", wordpiece()
+        tokenizer.backend_tokenizer.enable_truncation(64)
+        torch.manual_seed(0)
+        modules = [StaticEmbedding(tokenizer, embedding_dim=HIDDEN), *tail()]
+        model = SentenceTransformer(modules=modules, device="cpu", prompts={"query": "read: "})
+        model.save_pretrained(str(folder), create_model_card=False)
+        if form == "model2vec":
+            (table,) = load_file(folder / "model.safetensors").values()
+            mapping = torch.arange(len(table)).flip(0) // 2
+            weights = torch.linspace(0.5, 2, len(table))
+            parts = {"embeddings": table[: len(table) // 2 + 1].half(), "mapping": mapping, "weights": weights}
+            save_file({name: part.contiguous() for name, part in parts.items()}, folder / "model.safetensors")
+        return folder
+
+    return build
+
+
 KINDS = {
     "mean, Normalize, as 6.x saves it": Kind(made()),
     "mean, not normalised": Kind(bare),
@@ -223,6 +249,8 @@ KINDS = {
     "Matryoshka dimensions that the user names": Kind(
         made(), lambda f: {"dimensions": (16, 8)}, dimensions=(32, 16, 8)
     ),
+    "static embedding": Kind(static("sentence-transformers"), prompt="query"),
+    "static embedding, model2vec's weights": Kind(static("model2vec")),
     "LoRA beside modules.json": Kind(lambda m, p: adapted(m, p, whole=True), prompt="query"),
     "LoRA over a decoder, beside modules.json": Kind(lambda m, p: adapted(m, p, True, "qwen3"), prompt="query"),
     "DoRA as PEFT saves it": Kind(lambda m, p: adapted(m, p, whole=False, use_dora=True), twin=lambda f: f),
