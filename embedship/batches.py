@@ -31,6 +31,10 @@ _ROW_TOKENS = 48
 
 _STEPS = 8  # widths per octave
 
+# In an attention mask: a token that the model reads and does not pool. A graph for which this is never so sees only 0
+# and 1. A tool that knows nothing of it gives 1, and gets the vectors of a text that begins with the prompt.
+UNPOOLED = 2
+
 
 class PaddedShape(NamedTuple):
     """The shape of a batch: rows, and tokens per row including padding."""
@@ -42,6 +46,8 @@ class PaddedShape(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The input of an engine: (n, length) int64 ids and mask, padded on the right.
+
+    The mask is 1, 0 for padding, and UNPOOLED for the tokens of a prompt that is not pooled.
 
     `turns`, (n,) int64: where the second text of each pair begins, 0 if a row has none. None: there are no pairs.
     """
@@ -66,6 +72,11 @@ class Batch:
     def turned(self, turns: Sequence[int]) -> Batch:
         """Return the same rows with these turns. The batch is unchanged if there are none or all are 0."""
         return replace(self, turns=np.asarray(turns, dtype=np.int64)) if any(turns) else self
+
+    def without_prompts(self, lengths: Sequence[int]) -> Batch:
+        """Return the same rows, of which the first `lengths` tokens are not pooled."""
+        prompts = np.arange(self.input_ids.shape[1]) < np.asarray(lengths, dtype=np.int64)[:, None]
+        return replace(self, attention_mask=np.where(prompts, UNPOOLED * self.attention_mask, self.attention_mask))
 
 
 class BatchShape:
@@ -123,6 +134,7 @@ class BatchLayout:
     positions: int
     budget: int = BUDGET
     wrong: frozenset[PaddedShape] = frozenset()
+    pools_prompts: bool = True  # False: `turns` are where the texts begin after prompts that are not pooled
 
     def without(self, shapes: Sequence[PaddedShape]) -> BatchLayout:
         """Return the same layout without these shapes."""
@@ -178,7 +190,10 @@ class BatchLayout:
         )
         more = shape.rows - len(ids)
         repeated = [turns[0]] * more if turns else []
-        return pad([*ids, *[ids[0]] * more], self.pad_id, shape.width).turned([*turns, *repeated])
+        batch = pad([*ids, *[ids[0]] * more], self.pad_id, shape.width)
+        if not self.pools_prompts and any(turns):
+            return batch.without_prompts([*turns, *repeated])
+        return batch.turned([*turns, *repeated])
 
     def _rounded(self, longest: int) -> int:
         return _rounded(longest, self.positions)

@@ -47,7 +47,8 @@ class Encoder:
         self.variant = variant
         self.tokenizer = tokenizer
         self.engine = engine
-        self.layout = BatchLayout(bundle.manifest.pipeline.pad_id, bundle.manifest.pipeline.max_tokens)
+        pipeline = bundle.manifest.pipeline
+        self.layout = BatchLayout(pipeline.pad_id, pipeline.max_tokens, pools_prompts=pipeline.pools_prompts)
         self.device = str(device)
         # The shape certificate that `layout` follows; None if none is known here.
         self.shapes: ShapeCertificate | None = None

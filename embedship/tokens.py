@@ -54,7 +54,8 @@ class TokenBatch:
 
     ids: list[list[int]]
     cut: list[int]  # how many tokens each text lost to truncation
-    turns: Sequence[int] = ()  # where the second text of each pair begins (its token types are 1); empty: no pairs
+    # Where the second text of each pair begins (its token types are 1), or the text after a prompt that is not pooled.
+    turns: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -136,7 +137,17 @@ class Tokenizer:
         if self._pipeline.lowercase:
             prepared = [text.lower() for text in prepared]
         encoded = self._rust.encode_batch_fast(prepared)
-        return TokenBatch([e.ids for e in encoded], [self._lost(e) for e in encoded])
+        ids, cut = [e.ids for e in encoded], [self._lost(e) for e in encoded]
+        if self._pipeline.pools_prompts or not prompt:
+            return TokenBatch(ids, cut)
+        unpooled = self._prompt_length(prompt)
+        # Without a token behind the prompt there is nothing to pool, so such a text is empty for this model.
+        return TokenBatch([row if len(row) > unpooled else [] for row in ids], cut, [unpooled] * len(ids))
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Return the number of tokens of a prompt alone, without a special token at its end (sentence-transformers)."""
+        ids = self._rust.encode(prompt.lower() if self._pipeline.lowercase else prompt).ids
+        return len(ids) - 1 if self._tail and ids[-1] == self._tail[-1] else len(ids)
 
     @property
     def size(self) -> int:

@@ -35,6 +35,7 @@ from embedship.export import probe_pairs, probe_texts
 from embedship.export.checkpoint import layout
 from embedship.export.checkpoint.embedder import embedding
 from embedship.export.gates import parity, retrieval, shape_certificates, vector_codes
+from embedship.export.gates.probe_set import ProbeSet
 from embedship.export.gates.retrieval import VariantDecision
 from embedship.export.inputs import ExportInputs, encodable, prepare_export, without_pairs
 from embedship.export.options import ExportOptions
@@ -85,7 +86,7 @@ class ExportRun:
 
     def __init__(self, ready: ExportInputs, folder: Path, wishes: ExportOptions, steps: StepTimer) -> None:
         checkpoint, texts = ready.checkpoint, ready.texts
-        layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
+        layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json, wishes.truncate_dim)
         self.checkpoint, self.folder, self.wishes, self.steps = checkpoint, folder, wishes, steps
         self.tokenizer = Tokenizer(folder / TOKENIZER, checkpoint.pipeline)
         self.texts = encodable(texts._replace(real=_sample(texts.real, wishes)), self.tokenizer, checkpoint, steps)
@@ -122,7 +123,7 @@ class ExportRun:
         self,
         made: Sequence[variants_recipes.BuiltVariant],
         provisional: Bundle,
-        judged: parity.ProbeSet,
+        judged: ProbeSet,
         stack: ExitStack,
     ) -> tuple[list[Variant], dict[str, Encoder]]:
         """Return the variants that passed and their encoders, which stay open until `stack` closes."""
@@ -158,9 +159,9 @@ class ExportRun:
                 raise error
         return timed.speeds
 
-    def _probes(self) -> parity.ProbeSet:
+    def _probes(self) -> ProbeSet:
         with self.steps.step("vectors of the checkpoint itself"):
-            judged = parity.ProbeSet.make(self.checkpoint, self.tokenizer, self.judged, self._short(calibrated=False))
+            judged = ProbeSet.make(self.checkpoint, self.tokenizer, self.judged, self._short(calibrated=False))
             judged.golden(self.tokenizer).save(self.folder / GOLDEN)
         if self.wishes.task is Task.RERANK:
             self.codes = NO_CODES
@@ -195,7 +196,7 @@ class ExportRun:
                 made.append(variants_recipes.make(name, recipe, bench))
         return made
 
-    def _gated(self, made: variants_recipes.BuiltVariant, encoder: Encoder, judged: parity.ProbeSet) -> Variant:
+    def _gated(self, made: variants_recipes.BuiltVariant, encoder: Encoder, judged: ProbeSet) -> Variant:
         with self.steps.step(f"gate {made.name}"):
             agreement = parity.require(encoder, judged, self.wishes.floors)
             self.cosines[made.name] = agreement.cosines

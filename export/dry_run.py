@@ -66,14 +66,14 @@ def plan(checkpoint: Path | str, out: Path, wishes: ExportOptions, steps: StepTi
     """Return the plan. Raise the errors that an export would raise before its slow part."""
     output_folder.refuse_occupied(out, wishes.force)
     with prepare_export(checkpoint, wishes, steps) as ready:
-        return _plan(ready, out)
+        return _plan(ready, out, wishes.truncate_dim)
 
 
-def _plan(ready: ExportInputs, out: Path) -> DryRun:
+def _plan(ready: ExportInputs, out: Path, truncate_dim: int | None) -> DryRun:
     made = tuple(_planned(name, recipe, ready.checkpoint) for name, recipe in ready.recipes.items())
     size = sum(one.bytes for one in made)
     _require_disk_space(out, size)
-    files, model = _written(ready)
+    files, model = _written(ready, truncate_dim)
     files |= {path for one in made for path in _paths(one.path)}
     files |= {MANIFEST, GOLDEN, SBOM}
     files |= {REPORT_HTML, REPORT_JSON} if ready.checkpoint.pipeline.task is Task.EMBED else set()
@@ -107,11 +107,11 @@ def _paths(graph: str) -> set[str]:
     return {graph, path.with_suffix(".bin").as_posix()} if path.suffix == ".xml" else {graph}
 
 
-def _written(ready: ExportInputs) -> tuple[set[str], str]:
+def _written(ready: ExportInputs, truncate_dim: int | None) -> tuple[set[str], str]:
     """Return the files that would be copied, and the fingerprint. Small files are written to a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         folder, checkpoint = Path(name), ready.checkpoint
-        layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json)
+        layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json, truncate_dim)
         model = fingerprint(checkpoint.source, checkpoint.pipeline, sha256_of(folder / TOKENIZER))
         return set(sealed.list_files(folder)), model
 

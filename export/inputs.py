@@ -14,10 +14,12 @@ from embedship.bundle import Task
 from embedship.errors import UsageError
 from embedship.export import probe_pairs, probe_texts
 from embedship.export.checkpoint.cross_encoder import CrossEncoderCheckpoint
+from embedship.export.checkpoint.dimensions import StatedDimensions
 from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
 from embedship.export.checkpoint.open import OpenOptions, open_checkpoint
 from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export.checkpoint.static_embedding import StaticCheckpoint
 from embedship.export.gates.dataset import RetrievalDataset
 from embedship.export.options import ExportOptions
 from embedship.export.silence import stay_offline
@@ -78,7 +80,9 @@ def prepare_export(checkpoint: Path | str, wishes: ExportOptions, steps: StepTim
 def _loaded(source: SentenceTransformersFolder, wishes: ExportOptions) -> SourceModel:
     if wishes.task is Task.RERANK:
         return CrossEncoderCheckpoint.open(source, wishes.name)
-    return EmbedderCheckpoint.open(source, wishes.name, wishes.converter.packages)
+    dimensions = StatedDimensions(wishes.dimensions, wishes.truncate_dim)
+    opened = StaticCheckpoint if source.static else EmbedderCheckpoint
+    return opened.open(source, wishes.name, wishes.converter.packages, dimensions)
 
 
 def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
@@ -90,6 +94,8 @@ def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
         "--eval": wishes.evaluation,
         "--base": wishes.base,
         "--pooling": wishes.pooling,
+        "--dimensions": wishes.dimensions,
+        "--truncate-dim": wishes.truncate_dim,
         "--trust-remote-code": wishes.trust_remote_code,
         "--converter optimum": wishes.converter is not GraphConverter.EMBEDSHIP,
         f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(wishes.variants),

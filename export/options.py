@@ -35,4 +35,6 @@ class ExportOptions:
     target: HardwareTarget = HardwareTarget.AUTO
     converter: GraphConverter = GraphConverter.EMBEDSHIP
     sign: Path | None = None
+    dimensions: tuple[int, ...] = ()  # Matryoshka dimensions; empty: those that the checkpoint states
+    truncate_dim: int | None = None  # dimension of every vector; None: the checkpoint's own
     skip_failed: bool = False  # leave out named variants that fail

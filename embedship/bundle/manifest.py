@@ -40,7 +40,7 @@ REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
     """Everything except the weights that decides the vector of a text, or the score of a pair.
 
-    The JSON omits `task` if it is EMBED, so that the fingerprints of bundles made before `task` existed stay valid.
+    The JSON omits fields with defaults, so that the fingerprints of bundles made before these existed stay valid.
     """
 
     architecture: str
@@ -56,6 +56,7 @@ class ModelSpec(ManifestRecord, frozen=True, omit_defaults=True):
     inputs: tuple[str, ...]  # input names of the graph
     pad_id: int
     task: Task = Task.EMBED
+    pools_prompts: bool = True  # False: the tokens of a prompt are read but not pooled (include_prompt=False)
 
     @property
     def query_prompt(self) -> str | None:

@@ -38,8 +38,8 @@ class InvarianceReport(ManifestRecord, frozen=True):
 
     shuffled      in a batch of random texts of other lengths
     over_padded   padded far beyond the longest text of its batch
-    other_side    padded on the left, although these engines pad on the right. None if the checkpoint's own vectors
-                  depend on the side, because its positions count from the left edge (BERT)
+    other_side    padded on the left, although these engines pad on the right. None if no tool makes such a batch: the
+                  checkpoint's own tokenizer pads on the right, or its vectors depend on the side
     """
 
     texts: int

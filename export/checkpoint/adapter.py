@@ -13,8 +13,9 @@ from embedship.codes import cosine
 from embedship.errors import GateError, MismatchError, UsageError
 from embedship.export import probe_texts
 from embedship.export.checkpoint import hub, plain_transformers, trust
-from embedship.export.checkpoint.embedder import load
 from embedship.export.checkpoint.folder import SentenceTransformersFolder, modules, read
+from embedship.export.checkpoint.forward import own_errors
+from embedship.export.checkpoint.load import load
 from embedship.export.silence import ignoring, no_progress_bars, silence
 from embedship.files.sealed import sha256_of
 
@@ -163,7 +164,8 @@ def _merge(model: Any, source: Path, config: dict[str, Any]) -> float:
     texts = probe_texts.sample(probe_texts.real(None), _PROBES, seed=0)
     adapted = _adapt(model[0].model, source, config)
     model.eval()
-    before = model.encode(texts, prompt="", show_progress_bar=False)
+    with own_errors(source):
+        before = model.encode(texts, prompt="", show_progress_bar=False)
     try:
         adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:

@@ -22,7 +22,7 @@ from embedship.errors import UnsafeError, UsageError
 from embedship.export import probe_pairs
 from embedship.export.checkpoint import tokenizer as checkpoint_tokenizer
 from embedship.export.checkpoint import trust
-from embedship.export.checkpoint.embedder import INPUTS, LOADING, PACKAGES, VOLATILE, versions_of
+from embedship.export.checkpoint.embedder import INPUTS, PACKAGES, VOLATILE, versions_of
 from embedship.export.checkpoint.folder import (
     CheckpointOrigin,
     PipelineModule,
@@ -30,14 +30,14 @@ from embedship.export.checkpoint.folder import (
     read,
     refuse_newer,
 )
+from embedship.export.checkpoint.forward import REPEATED, known_length, own_errors, position_limit, require_within
+from embedship.export.checkpoint.load import LOADING
 from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
 
 _ARCHITECTURE = "ForSequenceClassification"
 # Activations that sentence-transformers may apply to the logit. Neither changes the order.
 _ACTIVATIONS = ("Sigmoid", "Identity")
-# Architectures whose positions begin after the position of the padding token.
-_OFFSET = ("roberta", "xlm-roberta", "camembert")
 _BATCH = 16
 
 
@@ -63,8 +63,10 @@ class CrossEncoderCheckpoint:
         """
         model, tokenizer = _load(folder.path)
         tokenizer_json = checkpoint_tokenizer.freeze_tokenizer(folder.path, tokenizer)
-        pipeline = _pipeline(folder.path, model, tokenizer)
-        probe_pairs.require_same_tokens(tokenizer, pipeline, tokenizer_json)
+        checkpoint_tokenizer.add_pad_token(tokenizer, model.config)
+        with own_errors(folder.path):
+            pipeline = _pipeline(folder.path, model, tokenizer)
+            probe_pairs.require_same_tokens(tokenizer, pipeline, tokenizer_json)
         described = ModelSource(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder.path, model),
@@ -74,15 +76,19 @@ class CrossEncoderCheckpoint:
         return cls(folder, model, tokenizer, pipeline, described, tokenizer_json)
 
     @property
+    def padding_side(self) -> str:
+        return str(self.tokenizer.padding_side)
+
+    @property
     def transformer(self) -> Any:
         return self.model
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
         """Return the graph's inputs, truncated as the checkpoint truncates: the longer of the two texts first."""
         queries, passages = ([pair[side] for pair in texts] for side in (0, 1))
-        features = self.tokenizer(
-            queries, passages, padding=True, truncation=True, max_length=self.pipeline.max_tokens, return_tensors="pt"
-        )
+        limits = {"truncation": True, "max_length": self.pipeline.max_tokens}
+        with own_errors(self.folder.path):
+            features = self.tokenizer(queries, passages, padding=True, return_tensors="pt", **limits)
         return {name: features[name] for name in self.pipeline.inputs}
 
     def encode(self, texts: Sequence[Text]) -> Vectors:
@@ -91,7 +97,7 @@ class CrossEncoderCheckpoint:
 
         order = sorted(range(len(texts)), key=lambda row: len("".join(texts[row])))
         scores = np.empty((len(texts), 1), dtype=np.float32)
-        with torch.no_grad():
+        with own_errors(self.folder.path), torch.no_grad():
             for rows in (order[at : at + _BATCH] for at in range(0, len(order), _BATCH)):
                 logits = self.model(**self.features([texts[row] for row in rows])).logits
                 scores[rows] = logits.to(torch.float32).numpy()
@@ -190,14 +196,18 @@ def _pipeline(path: Path, model: Any, tokenizer: Any) -> ModelSpec:
 
 
 def _max_tokens(path: Path, model: Any, tokenizer: Any) -> int:
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    if config.model_type in _OFFSET:
-        positions -= config.pad_token_id + 1
-    known = [int(n) for n in (tokenizer.model_max_length, positions) if n and 0 < n < 10**7]
-    if not known:
+    features = tokenizer(["a"], [REPEATED], return_tensors="pt")
+    accepted = inspect.signature(model.forward).parameters
+    derived = known_length(getattr(model.config, "max_position_embeddings", None))
+    given = {name: features[name] for name in INPUTS if name in features and name in accepted}
+    limit = position_limit(features, lambda: model(**given)) or derived
+    settings = path / "sentence_bert_config.json"
+    if settings.is_file() and (own := known_length(read(settings).get("max_seq_length"))):
+        return require_within(path, own, limit or own, derived)
+    stated = known_length(tokenizer.model_max_length) or limit
+    if not stated:
         raise UsageError(f"{path} does not state a maximum pair length: set model_max_length in tokenizer_config.json")
-    return min(known)
+    return min(stated, limit or stated)
 
 
 def _weights_sha256(path: Path, model: Any) -> str:

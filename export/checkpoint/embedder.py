@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from safetensors import SafetensorError
 
 from embedship.bundle import ModelSource, ModelSpec, Similarity
 from embedship.codes import Vectors
 from embedship.distributions import installed_version
 from embedship.errors import UsageError
 from embedship.export.checkpoint import tokenizer
+from embedship.export.checkpoint.dimensions import StatedDimensions, cuts
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
+from embedship.export.checkpoint.forward import own_errors
+from embedship.export.checkpoint.load import backbone, is_unused, load
 from embedship.export.checkpoint.protocol import SourceModel
-from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
 
 PACKAGES = (
@@ -36,11 +37,9 @@ PACKAGES = (
     "numpy",
     "safetensors",
 )
-_UNCUT = 2**31
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Settings that change when a model is saved again, although no vector changes.
 VOLATILE = {"transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures", "use_cache"}
-LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,45 +57,62 @@ class EmbedderCheckpoint:
 
     @classmethod
     def open(
-        cls, source: SentenceTransformersFolder | Path | str, name: str | None = None, also: Sequence[str] = ()
+        cls,
+        source: SentenceTransformersFolder | Path | str,
+        name: str | None = None,
+        also: Sequence[str] = (),
+        stated: StatedDimensions | None = None,
     ) -> Self:
         """Load a sentence-transformers folder, offline. `name` is the model's name (default: `folder.model_name`).
 
-        `also` names further packages that take part in the export; their versions are recorded.
+        `also` names further packages that take part in the export; their versions are recorded. `stated`: dimensions
+        that replace those of the checkpoint.
 
         Raises UsageError or UnsafeError, with cause and cure, if the checkpoint cannot be exported faithfully.
         """
         folder = source if isinstance(source, SentenceTransformersFolder) else SentenceTransformersFolder.open(source)
         model = load(folder)
-        _refuse_unsupported(folder, model)
         tokenizer_json = tokenizer.freeze_tokenizer(folder.path, model.tokenizer)
-        pipeline = _pipeline(folder, model, tokenizer_json)
-        tokenizer.require_same_tokens(model, pipeline, tokenizer_json)
-        merged = ("peft",) if folder.origin.merge else ()
-        described = ModelSource(
-            name=name or folder.origin.name,
-            weights_sha256=_weights_sha256(folder, model),
-            versions=versions_of((*PACKAGES, *merged, *also)),
-            revision=folder.origin.revision,
-            merge=folder.origin.merge,
-            code_sha256=folder.code,
-            left_out=folder.left_out,
-        )
-        return cls(folder, model, pipeline, described, tokenizer_json)
+        with own_errors(folder.path):
+            pipeline = common_pipeline(
+                folder,
+                model,
+                stated or StatedDimensions(),
+                architecture=type(backbone(model[0])).__name__,
+                pooling="+".join(_pooling_modes(model[1])),
+                max_tokens=model.max_seq_length,
+                lowercase=folder.lowercase and not tokenizer.lowercases(tokenizer_json),
+                inputs=_inputs(model),
+                pad_id=int(model.tokenizer.pad_token_id or 0),
+                pools_prompts=model[1].include_prompt or not any(model.prompts.values()),
+            )
+            tokenizer.require_same_tokens(model, pipeline, tokenizer_json)
+        return cls(folder, model, pipeline, source_of(folder, _weights(model), name, also), tokenizer_json)
 
     def encode(self, texts: Sequence[Text], prompt: str = "") -> Vectors:
         """Return the checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
-        vectors = self.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
+        with own_errors(self.folder.path):
+            vectors = self.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, dtype=np.float32)
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
         """Return the graph's inputs by name, as sentence-transformers makes them: (n, length) tensors."""
-        features = self.model.preprocess(list(texts))
+        with own_errors(self.folder.path):
+            features = self.model.preprocess(list(texts))
         return {name: features[name] for name in self.pipeline.inputs}
 
     @property
     def transformer(self) -> Any:
-        return _backbone(self.model[0])
+        return backbone(self.model[0])
+
+    @property
+    def padding_side(self) -> str:
+        return str(self.model.tokenizer.padding_side)
+
+    @property
+    def tail(self) -> list[Any]:
+        """The modules after the pooling."""
+        return list(self.model)[2:]
 
     @property
     def pooling_modes(self) -> tuple[str, ...]:
@@ -118,101 +134,19 @@ def embedding(original: SourceModel) -> EmbedderCheckpoint:
     return original
 
 
-def load(folder: SentenceTransformersFolder) -> Any:
-    """Load the SentenceTransformer of a folder in float32 on the CPU.
-
-    Raises UsageError if it cannot be opened or if a weight is missing.
-    """
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    kwargs = {"dtype": torch.float32, "use_safetensors": True}
-    try:
-        with silence(), no_progress_bars():
-            model = SentenceTransformer(
-                str(folder.path),
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=folder.code is not None,
-                model_kwargs=kwargs,
-            )
-            _require_all_weights(folder, model[0])
-    except LOADING as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"{folder.path} cannot be opened by sentence-transformers: {reason[0]}") from error
-    return model.eval()
-
-
-def _require_all_weights(folder: SentenceTransformersFolder, transformer: Any) -> None:
-    """Raise UsageError if a weight is missing: transformers would fill it with random numbers on both sides."""
-    _, loading = type(_backbone(transformer)).from_pretrained(
-        str(folder.transformer), local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
-    if missing := sorted(key for key in loading["missing_keys"] if not _is_unused(key)):
-        raise UsageError(
-            f"{folder.path} lacks {len(missing)} weights that its config.json requires ({missing[0]}, ...): the model "
-            "would run on random numbers. Save the checkpoint again with all its weights"
-        )
-
-
-def _backbone(transformer: Any) -> Any:
-    return transformer.model if hasattr(transformer, "model") else transformer.auto_model
-
-
-def _is_unused(key: str) -> bool:
-    """Return True for BERT's pooler: it serves next-sentence prediction, and no sentence vector depends on it."""
-    return key.startswith("pooler.")
-
-
-def _refuse_unsupported(folder: SentenceTransformersFolder, model: Any) -> None:
-    modalities = getattr(model[0], "modality_config", {"text": {"method_output_name": "last_hidden_state"}})
-    output = modalities.get("text", {}).get("method_output_name")
-    pooling, tail = model[1], list(model)[2:]
-    refusals = {
-        "does not pool the last hidden state of plain text": output != "last_hidden_state" or "message" in modalities,
-        "expands its queries (ColBERT)": bool(getattr(model[0], "query_expansion", None)),
-        "has a separate maximum length for queries or documents": any(
-            getattr(model[0], name, None) is not None for name in ("query_length", "document_length")
-        ),
-        "excludes its prompts from the pooling (include_prompt=False), and the graph would need an extra input for "
-        "them that no other tool provides": not pooling.include_prompt and any(model.prompts.values()),
-        "rewrites token vectors after the transformer": any(
-            getattr(m, key, "sentence_embedding") != "sentence_embedding"
-            for m in tail
-            for key in ("module_input_name", "module_output_name")
-        ),
-    }
-    for what, applies in refusals.items():
-        if applies:
-            raise UsageError(f"{folder.path} cannot be exported: the model {what}, which is not supported yet")
-
-
-def _pipeline(folder: SentenceTransformersFolder, model: Any, tokenizer_json: str) -> ModelSpec:
-    dimension = _width(model)
+def common_pipeline(folder: SentenceTransformersFolder, model: Any, stated: StatedDimensions, **own: Any) -> ModelSpec:
+    """Return the ModelSpec of a loaded SentenceTransformer. `own`: the fields that depend on its first modules."""
+    dimension = stated.truncate(model)
     kinds = [type(module).__name__ for module in model if type(module).__name__ != "Dropout"]
     return ModelSpec(
-        architecture=type(_backbone(model[0])).__name__,
-        pooling="+".join(_pooling_modes(model[1])),
         dimension=dimension,
-        dimensions=folder.matryoshka(dimension),
-        max_tokens=_max_tokens(folder, model),
-        lowercase=folder.lowercase and not tokenizer.lowercases(tokenizer_json),
+        dimensions=stated.trained(folder, dimension),
         normalised=kinds[-1] == "Normalize" and not cuts(model),
         similarity=_similarity(folder, model),
         prompts={name: text or "" for name, text in model.prompts.items()},
         default_prompt=model.default_prompt_name,
-        inputs=_inputs(model),
-        pad_id=int(model.tokenizer.pad_token_id or 0),
+        **own,
     )
-
-
-def cuts(model: Any) -> bool:
-    """Return True if a saved truncate_dim shortens the vectors; sentence-transformers does not renormalise them."""
-    return model.truncate_dim is not None and _width(model) < _width(model, truncate_dim=_UNCUT)
-
-
-def _width(model: Any, **how: Any) -> int:
-    return int(model.encode(["dimension"], prompt="", show_progress_bar=False, **how).shape[1])
 
 
 def _similarity(folder: SentenceTransformersFolder, model: Any) -> Similarity:
@@ -229,41 +163,50 @@ def _pooling_modes(pooling: Any) -> tuple[str, ...]:
     return (modes,) if isinstance(modes, str) else tuple(modes)
 
 
-def _max_tokens(folder: SentenceTransformersFolder, model: Any) -> int:
-    """Return the longest input in tokens. A missing limit is reported by transformers as 1e30."""
-    positions = getattr(_backbone(model[0]).config, "max_position_embeddings", None)
-    known = [int(n) for n in (model.max_seq_length, positions) if n and 0 < n < 10**7]
-    if not known:
-        raise UsageError(
-            f"{folder.path} does not state a maximum text length: set max_seq_length in sentence_bert_config.json"
-        )
-    return min(known)
-
-
 def _inputs(model: Any) -> tuple[str, ...]:
     """Return the inputs that the tokenizer makes and the model accepts. ModernBERT, for one, rejects token types."""
     import inspect
 
     features = model.preprocess(["a"])
-    accepted = inspect.signature(_backbone(model[0]).forward).parameters
+    accepted = inspect.signature(backbone(model[0]).forward).parameters
     names = tuple(name for name in INPUTS if name in features and name in accepted)
     if names[:2] != INPUTS[:2]:
-        raise UsageError(f"{type(_backbone(model[0])).__name__}.forward does not accept {' and '.join(INPUTS[:2])}")
+        raise UsageError(f"{type(backbone(model[0])).__name__}.forward does not accept {' and '.join(INPUTS[:2])}")
     return names
 
 
-def _weights_sha256(folder: SentenceTransformersFolder, model: Any) -> str:
+def source_of(
+    folder: SentenceTransformersFolder, weights: Sequence[dict[str, Any]], name: str | None, also: Sequence[str]
+) -> ModelSource:
+    """Return the origin of a loaded model. `weights`: the tensors in use of each module; the rest is as in `open`."""
+    merged = ("peft",) if folder.origin.merge else ()
+    return ModelSource(
+        name=name or folder.origin.name,
+        weights_sha256=_weights_sha256(folder, weights),
+        versions=versions_of((*PACKAGES, *merged, *also)),
+        revision=folder.origin.revision,
+        merge=folder.origin.merge,
+        code_sha256=folder.code,
+        left_out=folder.left_out,
+    )
+
+
+def _weights(model: Any) -> list[dict[str, Any]]:
+    first, *rest = model
+    used = {name: tensor for name, tensor in backbone(first).state_dict().items() if not is_unused(name)}
+    return [used, *(module.state_dict() for module in rest)]
+
+
+def _weights_sha256(folder: SentenceTransformersFolder, weights: Sequence[dict[str, Any]]) -> str:
     """Hash the name, type, shape and bytes of every weight in use, and the settings of each module.
 
     Settings are included because an activation, an epsilon or a rope_theta changes vectors without changing a weight.
     """
     digest = hashlib.sha256()
-    for place, module in enumerate(model):
-        weights = (_backbone(module) if place == 0 else module).state_dict()
-        for name, tensor in sorted(weights.items()):
-            if not (place == 0 and _is_unused(name)):
-                digest.update(f"{place}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
+    for place, tensors in enumerate(weights):
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{place}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
     for place, module in enumerate(folder.modules):
         settings = {key: value for key, value in module.config.items() if key not in VOLATILE}
         digest.update(f"{place}.{module.kind} {json.dumps(settings, sort_keys=True)}\n".encode())

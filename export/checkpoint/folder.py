@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +15,9 @@ from embedship.errors import UnsafeError, UsageError
 from embedship.export.checkpoint import trust
 
 # Dropout has no effect at inference.
-KNOWN = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
-_WEIGHED = {"Transformer", "Dense", "LayerNorm"}
+STATIC = "StaticEmbedding"
+KNOWN = ("Transformer", STATIC, "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+_WEIGHED = {"Transformer", STATIC, "Dense", "LayerNorm"}
 # Files of a classifier that SetFit saves next to the model. No vector depends on them.
 _HEADS = ("model_head.pkl", "model_head.joblib")
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
@@ -43,7 +45,8 @@ class CheckpointOrigin:
 
 
 # Folder names that do not describe the model.
-_GENERIC = re.compile(r"(model|checkpoint|output|final|best|latest)s?([-_]?\d+)?", re.IGNORECASE)
+_WORDS = "model|checkpoint|ckpt|output|final|best|last|latest|merged|saved|trained|export|epoch|step|run"
+_GENERIC = re.compile(rf"(({_WORDS})(s|ed)?[-_.]?(\d+[-_.]?)?)+", re.IGNORECASE)
 # A model's name, with or without its organisation. A title of several words is not a name.
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CARD = re.compile(r"\A\s*---\n(.*?)\n---\n(.*)", re.DOTALL)  # YAML front matter, and the text below it
@@ -89,7 +92,7 @@ class SentenceTransformersFolder:
         origin = origin or CheckpointOrigin(name=model_name(path))
         folder = cls(path, modules(path), origin, _verify_code_hash(path, code))
         _refuse_adapters(folder)
-        if not (folder.transformer / "config.json").is_file():
+        if not folder.static and not (folder.transformer / "config.json").is_file():
             raise UsageError(f"{folder.transformer} has no config.json: this is not a complete checkpoint")
         _refuse_other_models(folder)
         refuse_newer(folder)
@@ -101,6 +104,11 @@ class SentenceTransformersFolder:
     @property
     def transformer(self) -> Path:
         return self.modules[0].folder
+
+    @property
+    def static(self) -> bool:
+        """True if the first module is a table of token vectors instead of a transformer."""
+        return self.modules[0].kind == STATIC
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,15 +129,23 @@ class SentenceTransformersFolder:
         return False
 
     def matryoshka(self, dimension: int) -> tuple[int, ...]:
-        """Return the dimensions that the model card lists as trained, largest first. Without a list: (dimension,).
+        """Return the dimensions that the checkpoint states as trained, largest first. Without any: (dimension,).
 
-        sentence-transformers writes the parameters of MatryoshkaLoss into README.md only.
+        sentence-transformers writes the parameters of each MatryoshkaLoss into README.md only; other libraries write
+        matryoshka_dimensions into config.json.
         """
         card = self.path / "README.md"
         text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-        found = re.search(r'"matryoshka_dims":\s*\[([\d\s,]+)\]', text)
-        dims = {int(n) for n in re.findall(r"\d+", found[1])} if found else set()
-        return tuple(sorted({d for d in dims if 0 < d < dimension} | {dimension}, reverse=True))
+        listed = re.findall(r'"matryoshka_dims":\s*\[([\d\s,]+)\]', text)
+        dims = {int(n) for found in listed for n in re.findall(r"\d+", found)}
+        config = self.modules[0].config.get("matryoshka_dimensions")
+        dims |= {n for n in config if isinstance(n, int)} if isinstance(config, list) else set()
+        return descending(dims, dimension)
+
+
+def descending(dims: Iterable[int], dimension: int) -> tuple[int, ...]:
+    """Return `dimension` and the smaller ones of `dims`, largest first."""
+    return tuple(sorted({d for d in dims if 0 < d < dimension} | {dimension}, reverse=True))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -158,9 +174,12 @@ def modules(path: Path) -> tuple[PipelineModule, ...]:
         found = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{listing} is damaged: it must be a JSON list of modules with `type` and `path`") from None
-    if [m.kind for m in found[:2]] != ["Transformer", "Pooling"]:
-        kinds = ", ".join(m.kind for m in found) or "nothing"
-        raise UsageError(f"{listing} lists {kinds}; only a Transformer followed by a Pooling can be exported")
+    kinds = [m.kind for m in found]
+    if kinds[:2] != ["Transformer", "Pooling"] and not (kinds[:1] == [STATIC] and "Pooling" not in kinds):
+        raise UsageError(
+            f"{listing} lists {', '.join(kinds) or 'nothing'}; only a Transformer followed by a Pooling can be "
+            f"exported, or a {STATIC}"
+        )
     return found
 
 

@@ -25,9 +25,17 @@ _TRANSFORMER = (
 _MODULE = ("config.json", "*.safetensors")
 
 
-def copy(source: SentenceTransformersFolder, target: Path, tokenizer_json: str) -> None:
-    """Copy the files that describe the model, and write the frozen tokenizer instead of the original one."""
+def copy(
+    source: SentenceTransformersFolder, target: Path, tokenizer_json: str, truncate_dim: int | None = None
+) -> None:
+    """Copy the files that describe the model, and write the frozen tokenizer instead of the original one.
+
+    `truncate_dim`: the dimension that the user gave; None keeps the checkpoint's own.
+    """
     _copy(source, source.path, target, _ROOT)
+    if truncate_dim:
+        settings = json.dumps(source.settings | {"truncate_dim": truncate_dim}, indent=2)
+        (target / "config_sentence_transformers.json").write_text(settings, encoding="utf-8")
     if (target / "modules.json").is_file():  # missing in some cross-encoders
         _name_modules(target / "modules.json")
     _copy(source, source.transformer, target, _TRANSFORMER)

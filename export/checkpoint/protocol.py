@@ -31,6 +31,10 @@ class SourceModel(Protocol):
     def tokenizer_json(self) -> str: ...
 
     @property
+    def padding_side(self) -> str:
+        """The side on which the checkpoint's own tokenizer pads: left or right."""
+
+    @property
     def transformer(self) -> Any:
         """The transformers model, with its `config`."""
 

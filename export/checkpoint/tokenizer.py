@@ -28,6 +28,18 @@ def freeze_tokenizer(folder: Path, loaded: Any) -> str:
     return json.dumps(content, ensure_ascii=False)
 
 
+def add_pad_token(loaded: Any, config: Any) -> None:
+    """Give a loaded tokenizer without a padding token one that its vocabulary has, in place.
+
+    Padding is under the attention mask, so any token will do. The model's own `pad_token_id` comes first, because some
+    models look for it: RoBERTa counts positions without it.
+    """
+    wanted = (getattr(config, "pad_token_id", None), loaded.eos_token_id, loaded.unk_token_id, 0)
+    tokens = (loaded.convert_ids_to_tokens(number) for number in wanted if number is not None and number >= 0)
+    if loaded.pad_token_id is None:
+        loaded.pad_token = next(token for token in tokens if token is not None)
+
+
 def lowercases(tokenizer_json: str) -> bool:
     """Return True if the normaliser itself lowercases. Newer sentence-transformers store do_lower_case there."""
     normaliser = json.loads(tokenizer_json).get("normalizer") or {}
@@ -46,14 +58,23 @@ def require_same_tokens(model: Any, pipeline: ModelSpec, tokenizer_json: str) ->
         ours = Tokenizer(path, pipeline)
     texts = hostile(ours, pipeline.max_tokens)
     for name, prompt in {"": "", **pipeline.prompts}.items():
-        for text, ids in zip(texts, ours(texts, prompt).ids, strict=True):
-            _require_same(model, prompt, text, ids, f" with prompt {name!r}" if name else "")
+        tokens = ours(texts, prompt)
+        for place, (text, ids) in enumerate(zip(texts, tokens.ids, strict=True)):
+            where = f" with prompt {name!r}" if name else ""
+            unpooled = tokens.turns[place] if tokens.turns else None
+            _require_same(model, prompt, text, ids, unpooled, where)
 
 
-def _require_same(model: Any, prompt: str, text: str, ours: list[int], where: str) -> None:
+def _require_same(model: Any, prompt: str, text: str, ours: list[int], unpooled: int | None, where: str) -> None:
     if not ours:
         return
     features = model.preprocess([text], prompt=prompt or None)
+    if unpooled is not None and unpooled != features["prompt_length"]:
+        raise UsageError(
+            f"the frozen tokenizer counts {unpooled} tokens{where} and the checkpoint {features['prompt_length']}, and "
+            "the model does not pool them (include_prompt=False): the tokenizer's last special token is not its usual "
+            "end of a text"
+        )
     if "token_type_ids" in features and bool(features["token_type_ids"].any()):
         raise UsageError("this tokenizer gives token types other than 0, which is not supported")
     theirs = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()

@@ -10,6 +10,7 @@ import typer
 
 from embedship.bundle import Bundle, Objective, Task
 from embedship.commands.options import JsonOption, with_options
+from embedship.errors import UsageError
 from embedship.export.variants.converter import GraphConverter
 from embedship.export.variants.targets import HardwareTarget
 
@@ -72,6 +73,23 @@ class ExportCommandOptions:
             rich_help_panel=_CHECKPOINT,
         ),
     ] = False
+    dimensions: Annotated[
+        str,
+        typer.Option(
+            help="Matryoshka dimensions that the model was trained for, comma-separated (default: those that its card "
+            "or config.json states).",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = ""
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Cut every vector to this dimension, as SentenceTransformer(..., truncate_dim=) does: without "
+            "renormalising (default: the checkpoint's own).",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = None
     allow_pickle: Annotated[
         list[str] | None,
         typer.Option(
@@ -236,6 +254,8 @@ def export_options(options: ExportCommandOptions) -> ExportOptions:
         base=options.base,
         pooling=options.pooling,
         normalize=options.normalize,
+        dimensions=_numbers(options.dimensions),
+        truncate_dim=options.truncate_dim,
         allow_pickle=tuple(options.allow_pickle or ()),
         trust_remote_code=options.trust_remote_code,
         target=options.target,
@@ -243,6 +263,13 @@ def export_options(options: ExportCommandOptions) -> ExportOptions:
         sign=options.sign,
         skip_failed=options.skip_failed,
     )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--dimensions {text} must be whole numbers from 1, comma-separated, e.g. 256,128,64")
+    return tuple(map(int, parts))
 
 
 def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, as_json: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -15,16 +14,14 @@ from embedship.bundle import ExportStage, InvarianceReport, ParityFloors, Parity
 from embedship.codes import Vectors, normalise
 from embedship.encoder import Encoder
 from embedship.errors import GateError, UsageError
-from embedship.export import probe_pairs, probe_texts
-from embedship.export.checkpoint.embedder import EmbedderCheckpoint
-from embedship.export.checkpoint.protocol import SourceModel
+from embedship.export import probe_pairs
 from embedship.export.gates import batch_invariance
+from embedship.export.gates.probe_set import ProbeSet
 from embedship.export.probe_texts import shown
 from embedship.export.variant_failures import failing
-from embedship.golden_texts import REAL, GoldenTexts
 from embedship.likeness import measure as called
 from embedship.likeness import similarity, spread
-from embedship.tokens import Text, Tokenizer
+from embedship.tokens import Text
 
 # MiniLM measures over 214 texts (minimum, mean, overlap): float32 0.99999, 1.00000, 0.999 (O3); bfloat16 0.99996,
 # 0.99999, 0.993; int8 0.9863, 0.9978, 0.945. The floors leave room for other models but not for a broken graph. Vector
@@ -49,73 +46,6 @@ Cosines = npt.NDArray[np.float64]
 NEIGHBOURS = 10
 # Two neighbours whose cosines differ by less are equally near, so their order is not judged.
 _TIE = 1e-5
-# The batch-invariance certificate uses this many real texts, in addition to the adversarial ones.
-_COMPANY_REAL = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ProbeSet:
-    """Probe texts (or pairs), adversarial ones first, and the checkpoint's own (n, dim) float32 rows for them.
-
-    `short` are texts of a few tokens with (m, dim) `short_vectors`; they are judged separately. `longest` is the length
-    of the longest text in tokens. `either_side`: the checkpoint gives the same vectors with padding on the other side.
-    """
-
-    texts: list[Text]
-    vectors: Vectors
-    hostile: int
-    longest: int
-    either_side: bool
-    short: Sequence[Text] = ()
-    short_vectors: Vectors | None = None
-
-    @classmethod
-    def make(
-        cls, checkpoint: SourceModel, tokenizer: Tokenizer, real: Sequence[Text], short: Sequence[Text] = ()
-    ) -> ProbeSet:
-        """Build the probes: adversarial texts, then `real` texts with the model's prompts in turn, and short texts.
-
-        Raises GateError if the checkpoint itself gives NaN or infinity.
-        """
-        nasty = probe_pairs.hostile(tokenizer, checkpoint.pipeline)
-        prompts = ["", *(prompt for prompt in checkpoint.pipeline.prompts.values() if prompt)]
-        prompted = [prompts[i % len(prompts)] + text if isinstance(text, str) else text for i, text in enumerate(real)]
-        kept = [_fits(tokenizer, texts) for texts in (nasty, prompted)]
-        texts = kept[0] + kept[1]
-        vectors = checkpoint.encode(texts)
-        if not np.isfinite(vectors).all():
-            row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise GateError(f"the checkpoint itself gives NaN or infinity, for {shown(texts[row])}: nothing to export")
-        company = len(kept[0]) + _COMPANY_REAL
-        # A cross-encoder reads its answer at one position and no server pads it on the left, so it is not tested there.
-        either_side = isinstance(checkpoint, EmbedderCheckpoint) and batch_invariance.padding_side_independent(
-            checkpoint, texts[:company], vectors[:company]
-        )
-        brief = _fits(tokenizer, short)
-        brief_vectors = checkpoint.encode(brief) if brief else None
-        return cls(texts, vectors, len(kept[0]), max(tokenizer(texts).lengths), either_side, brief, brief_vectors)
-
-    @property
-    def company(self) -> list[Text]:
-        """The adversarial texts and some real ones, for the batch-invariance certificate."""
-        return self.texts[: self.hostile + _COMPANY_REAL]
-
-    def golden(self, tokenizer: Tokenizer) -> GoldenTexts:
-        """Return the adversarial texts and the first real ones, with their token ids."""
-        count = self.hostile + REAL
-        texts = self.texts[:count]
-        return GoldenTexts(texts, tokenizer(texts).ids, self.vectors[:count])
-
-
-def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
-    """Drop texts without tokens, which have no vector. Truncate very long texts to LONGEST tokens to bound memory.
-
-    A very long pair is dropped.
-    """
-    cut = [
-        probe_texts.within(tokenizer, text, probe_texts.LONGEST) if isinstance(text, str) else text for text in texts
-    ]
-    return [text for text, n in zip(cut, tokenizer(cut).lengths, strict=True) if 0 < n <= probe_texts.LONGEST]
 
 
 class GateMeasurement(NamedTuple):
@@ -157,19 +87,20 @@ def measure(encoder: Encoder, name: str, probes: ProbeSet) -> tuple[ParityReport
 
     Raises GateError if a row contains NaN or infinity.
     """
-    vectors = encoder.encode_tokens(encoder.tokenizer(probes.texts))
-    _require_finite(name, vectors, probes.texts)
+    texts, expected = probes.all_texts, probes.all_vectors
+    vectors = probes.encode(encoder)
+    _require_finite(name, vectors, texts)
     task = encoder.bundle.task
-    cosines = similarity(task, probes.vectors, vectors)
+    cosines = similarity(task, expected, vectors)
     worst = int(np.argmin(cosines))  # argmin treats NaN (a zero row) as the smallest value
     parity = ParityReport(
-        texts=len(probes.texts),
+        texts=len(texts),
         longest=probes.longest,
         minimum=float(cosines[worst]),
         mean=float(cosines.mean()),
         overlap=_order(task, probes, vectors),
-        length=length(vectors, probes.vectors) if task is Task.EMBED else _spreads(vectors, probes.vectors),
-        worst_text=shown(probes.texts[worst]),
+        length=length(vectors, expected) if task is Task.EMBED else _spreads(vectors, expected),
+        worst_text=shown(texts[worst]),
     )
     return _with_short(parity, encoder, name, probes), cosines
 
@@ -193,7 +124,7 @@ def _with_short(parity: ParityReport, encoder: Encoder, name: str, probes: Probe
 def _order(task: Task, probes: ProbeSet, vectors: Vectors) -> float:
     """Return how much of the checkpoint's ranking is preserved, from 0 to 1."""
     if task is Task.EMBED:
-        return overlap(vectors, probes.vectors)
+        return overlap(vectors, probes.all_vectors)
     return probe_pairs.concordance(probes.texts, vectors, probes.vectors)
 
 

@@ -92,7 +92,7 @@ def invariance(manifest: BundleManifest) -> ChartTable:
     columns = (text("variant"), *map(TableColumn, headings), text("scale"))
     caption = (
         "Cosine of a text's vector alone to its vector in a batch: with texts drawn at random, padded far beyond the "
-        "longest text, or padded on the left (not measured where the checkpoint itself depends on the side)."
+        "longest text, or padded on the left (measured only if the checkpoint's own tokenizer pads there)."
     )
     return ChartTable(caption, columns, [row(v) for v in manifest.variants])
 

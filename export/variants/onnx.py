@@ -27,10 +27,13 @@ from onnxruntime.transformers import optimizer
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.onnx_model import OnnxModel
 
+from embedship.errors import UsageError
 from embedship.export.silence import silence
 from embedship.export.variants import smoothquant, torch_graph
 from embedship.export.variants.targets import HardwareTarget
 
+# Model types whose fusions expect the functions of the dynamo exporter, and fail on other graphs (1.31).
+_DYNAMO_ONLY = ("phi",)
 Feed = dict[str, npt.NDArray[np.int64]]
 FP32 = "onnx/model.onnx"
 # Arithmetic of MatMulNBits, by ONNX Runtime's own numbers.
@@ -78,6 +81,7 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
     """
     fused = _fuse(source, config, multi_head=True)
     model = fused.model
+    _require_products(model)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, "prepared.onnx")
         torch_graph.save(model, prepared)
@@ -106,6 +110,7 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
 def quantise_dynamically(source: Path, target: Path, config: Any, isa: HardwareTarget) -> dict[str, int]:
     """Write dynamic int8. An activation's scale depends on its whole batch, padding included (onnxruntime #10111)."""
     fused = _fuse(source, config, multi_head=True)
+    _require_products(fused.model)
     names = _declare(fused.model)
     with _files(fused.model) as (prepared, quantised), silence():
         quantize_dynamic(
@@ -129,6 +134,7 @@ def quantise_weights(source: Path, target: Path, config: Any, isa: HardwareTarge
     (0.90x the speed on MiniLM).
     """
     fused = _fuse(source, config, multi_head=True)
+    _require_products(fused.model)
     with silence():
         from onnxruntime.quantization import matmul_nbits_quantizer as nbits  # configures logging when imported
 
@@ -140,6 +146,13 @@ def quantise_weights(source: Path, target: Path, config: Any, isa: HardwareTarge
     model = quantiser.model.model
     torch_graph.save(model, target)
     return _counts(fused) | {"MatMulNBits": sum(node.op_type == "MatMulNBits" for node in model.graph.node)}
+
+
+def _require_products(model: onnx.ModelProto) -> None:
+    """Raise UsageError for a graph without a product to quantise, such as that of a static embedding."""
+    if not smoothquant.products(model):
+        raise UsageError("this model has no product with a weight matrix, so int8 by ONNX Runtime changes nothing: "
+                         "leave the variant out")  # fmt: skip
 
 
 def _weights(isa: HardwareTarget) -> dict[str, Any]:
@@ -156,7 +169,8 @@ def _files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
 
 
 def _known(config: Any) -> str:
-    return config.model_type if config.model_type in optimizer.MODEL_TYPES else "bert"
+    known = config.model_type in optimizer.MODEL_TYPES and config.model_type not in _DYNAMO_ONLY
+    return config.model_type if known else "bert"
 
 
 def _fuse(source: Path, config: Any, multi_head: bool = False, gelu_approximation: bool = True) -> OnnxModel:

@@ -51,6 +51,12 @@ def write(checkpoint: EmbedderCheckpoint, path: Path) -> None:
 
     Raises UsageError if Optimum does not know the architecture, or gives it inputs that the tokenizer does not make.
     """
+    if checkpoint.folder.static:
+        raise UsageError("Optimum exports no static embeddings: leave --converter out")
+    if not checkpoint.pipeline.pools_prompts:
+        raise UsageError(
+            "Optimum cannot leave prompts out of the pooling (include_prompt=False): leave --converter out"
+        )
     body = _transformer(checkpoint)
     given = tuple(value.name for value in body.graph.input)
     if set(given) != set(checkpoint.pipeline.inputs):

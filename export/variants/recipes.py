@@ -12,6 +12,7 @@ from embedship.bundle import ParityFloors, Precision, Quantisation, Runtime
 from embedship.engine.inputs import feed
 from embedship.errors import UsageError
 from embedship.export import probe_pairs, probe_texts
+from embedship.export.checkpoint import static_embedding
 from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.variants import onnx, targets
 from embedship.export.variants.converter import GraphConverter
@@ -23,6 +24,8 @@ PLAIN, ALL, GPU = "onnx", "all", "onnx-O4"
 # outliers that static scales cannot represent, and reading weights dominates their time.
 ENCODER = (PLAIN, "onnx-int8", "openvino", "openvino-int8")
 DECODER = (PLAIN, "onnx-int8-weight", "openvino", "openvino-int8-weight")
+# A static embedding has no products to quantise.
+STATIC = (PLAIN, "openvino")
 CUDA = (PLAIN, "onnx-O3", GPU)
 
 
@@ -108,6 +111,8 @@ def wanted(names: Sequence[str], target: HardwareTarget, isa: HardwareTarget, co
 def _usual(target: HardwareTarget, config: Any) -> tuple[str, ...]:
     if target is HardwareTarget.CUDA:
         return CUDA
+    if config.model_type == static_embedding.MODEL_TYPE:
+        return STATIC
     return DECODER if _is_decoder(config) else ENCODER
 
 

@@ -33,11 +33,14 @@ Row = npt.NDArray[np.float32]
 
 
 def products(model: onnx.ModelProto) -> dict[str, list[Any]]:
-    """Return the MatMul nodes with a constant right side, by the name of their left side."""
+    """Return the MatMul nodes with a constant right side, by the name of their left side.
+
+    A product of two constants (DeBERTa's relative positions) does not depend on the text and is left out.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     found: dict[str, list[Any]] = {}
     for node in model.graph.node:
-        if node.op_type == "MatMul" and node.input[1] in constants:
+        if node.op_type == "MatMul" and node.input[1] in constants and node.input[0] not in constants:
             found.setdefault(node.input[0], []).append(node)
     return found
 

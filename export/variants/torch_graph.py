@@ -13,8 +13,10 @@ import onnx
 import torch
 from torch import Tensor
 
+from embedship.batches import UNPOOLED
 from embedship.bundle import Task
-from embedship.export.checkpoint.embedder import EmbedderCheckpoint, cuts
+from embedship.export.checkpoint.dimensions import cuts
+from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.checkpoint.protocol import SourceModel
 from embedship.export.silence import ignoring, silence
 
@@ -41,35 +43,39 @@ class TokenPooling(torch.nn.Module):
         super().__init__()
         self.modes = tuple(modes)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Pool (n, length, dim) float32 with an (n, length) int64 mask to (n, dim x modes)."""
-        return torch.cat([_POOLS[mode](hidden, mask) for mode in self.modes], dim=-1)
+    def forward(self, hidden: Tensor, mask: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Pool (n, length, dim) float32 with an (n, length) int64 mask to (n, dim x modes).
+
+        `tokens` is the mask of all tokens, if `mask` leaves out those of a prompt.
+        """
+        tokens = mask if tokens is None else tokens
+        return torch.cat([_POOLS[mode](hidden, mask, tokens) for mode in self.modes], dim=-1)
 
 
-def _cls(hidden: Tensor, mask: Tensor) -> Tensor:
+def _cls(hidden: Tensor, mask: Tensor, _: Tensor) -> Tensor:
     places = torch.where(mask > 0, _places(mask), mask.shape[1] - 1)
     return _at(hidden, places.amin(dim=1))
 
 
-def _lasttoken(hidden: Tensor, mask: Tensor) -> Tensor:
+def _lasttoken(hidden: Tensor, mask: Tensor, _: Tensor) -> Tensor:
     return _at(hidden, (_places(mask) * mask).amax(dim=1))
 
 
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+def _mean(hidden: Tensor, mask: Tensor, _: Tensor) -> Tensor:
     return _sum(hidden, mask) / _count(mask)
 
 
-def _mean_sqrt_len(hidden: Tensor, mask: Tensor) -> Tensor:
+def _mean_sqrt_len(hidden: Tensor, mask: Tensor, _: Tensor) -> Tensor:
     return _sum(hidden, mask) / _count(mask).sqrt()
 
 
-def _weightedmean(hidden: Tensor, mask: Tensor) -> Tensor:
+def _weightedmean(hidden: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
     """Return a mean with weights 1, 2, 3, ... from the first token that is not padding (SGPT, arXiv:2202.08904)."""
-    weights = torch.cumsum(mask, dim=1) * mask
+    weights = torch.cumsum(tokens, dim=1) * mask
     return _sum(hidden, weights) / _count(weights)
 
 
-def _max(hidden: Tensor, mask: Tensor) -> Tensor:
+def _max(hidden: Tensor, mask: Tensor, _: Tensor) -> Tensor:
     return hidden.masked_fill(mask.unsqueeze(-1) == 0, torch.finfo(hidden.dtype).min).amax(dim=1)
 
 
@@ -107,17 +113,21 @@ class EmbeddingModule(torch.nn.Module):
 
     def __init__(self, checkpoint: EmbedderCheckpoint) -> None:
         super().__init__()
-        transformer, _, *tail = checkpoint.model
         self.names = checkpoint.pipeline.inputs
-        self.transformer = transformer.model
+        self.transformer = checkpoint.transformer
         self.pool = TokenPooling(checkpoint.pooling_modes)
-        self.tail = torch.nn.ModuleList(tail)  # sentence-transformers' own Dense, LayerNorm, Normalize
+        self.tail = torch.nn.ModuleList(checkpoint.tail)  # sentence-transformers' own Dense, LayerNorm, Normalize
         self.cut = checkpoint.pipeline.dimension if cuts(checkpoint.model) else None
+        self.pools_prompts = checkpoint.pipeline.pools_prompts
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         named = dict(zip(self.names, inputs, strict=True))
+        pooled = named["attention_mask"]
+        if not self.pools_prompts:
+            named["attention_mask"] = (pooled > 0).to(pooled.dtype)
+            pooled = named["attention_mask"] * (pooled != UNPOOLED).to(pooled.dtype)
         hidden = self.transformer(**named, return_dict=True).last_hidden_state
-        features: dict[str, Any] = {"sentence_embedding": self.pool(hidden, named["attention_mask"])}
+        features: dict[str, Any] = {"sentence_embedding": self.pool(hidden, pooled, named["attention_mask"])}
         for module in self.tail:
             features = module(features)
         vectors = features["sentence_embedding"]
@@ -213,11 +223,20 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def eager(transformer: Any) -> Iterator[None]:
-    before = transformer.config._attn_implementation
+    """Use eager attention, with masks made by broadcasting.
+
+    transformers builds the masks of models with a mask function of their own (Gemma 3 bidirectional) with torch.vmap,
+    which cannot be traced (`unordered_map::at`). These functions compare indices, so broadcasting gives the same mask.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
+
+    before, mask = transformer.config._attn_implementation, MASKS["eager"]
     transformer.set_attn_implementation("eager")
+    MASKS["eager"] = lambda *args, **kwargs: mask(*args, **{**kwargs, "use_vmap": False})
     try:
         yield
     finally:
+        MASKS["eager"] = mask
         transformer.set_attn_implementation(before)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedship.batches import BUDGET, PADDING, SLACK, pad, padded_width, plan
+from embedship.batches import BUDGET, PADDING, SLACK, BatchLayout, pad, padded_width, plan
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60)
 
@@ -63,3 +63,12 @@ def test_pad_as_wide_as_asked_or_as_needed() -> None:
 
 def test_a_row_without_tokens_still_has_a_column() -> None:
     assert pad([[]], pad_id=0).input_ids.shape == (1, 1)
+
+
+def test_a_prompt_that_is_not_pooled_is_marked_in_the_mask() -> None:
+    layout = BatchLayout(pad_id=0, positions=8, pools_prompts=False)
+    batch = layout.batch([[5, 6, 7, 8], [5, 6, 9], [5]], [2, 2, 0])
+    assert batch.turns is None, "they are no token types"
+    expected = [[2, 2, 1, 1], [2, 2, 1, 0], [1, 0, 0, 0]]
+    np.testing.assert_array_equal(batch.attention_mask, [*expected, expected[0]])
+    np.testing.assert_array_equal(layout.batch([[5, 6]], [0]).attention_mask, [[1, 1]])

@@ -25,7 +25,7 @@ def _vocabulary() -> list[str]:
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
 
 
-def _wordpiece(special: bool = True) -> Any:
+def wordpiece(special: bool = True) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -73,7 +73,81 @@ def _modernbert(tokenizer: Any) -> Any:
     )  # fmt: skip
 
 
-BACKBONES = {"bert": _bert, "qwen3": _qwen3, "modernbert": _modernbert}
+def _roberta(tokenizer: Any) -> Any:
+    """40 rows of positions, of which the first two are none; nothing states a maximum length."""
+    from transformers import RobertaConfig, RobertaModel
+
+    tokenizer.model_max_length = int(1e30)
+    return RobertaModel(
+        RobertaConfig(
+            vocab_size=len(tokenizer), hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=64, max_position_embeddings=40, pad_token_id=1, initializer_range=0.2,
+        )
+    )  # fmt: skip
+
+
+def _gpt2(tokenizer: Any) -> Any:
+    """Its tokenizer has no padding token."""
+    from transformers import GPT2Config, GPT2Model
+
+    tokenizer.pad_token = None
+    return GPT2Model(
+        GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=HIDDEN, n_layer=2, n_head=4, initializer_range=0.2)
+    )
+
+
+def _opt(tokenizer: Any) -> Any:
+    from transformers import OPTConfig, OPTModel
+
+    return OPTModel(
+        OPTConfig(
+            vocab_size=len(tokenizer), hidden_size=HIDDEN, word_embed_proj_dim=HIDDEN, num_hidden_layers=2,
+            num_attention_heads=4, ffn_dim=64, max_position_embeddings=64, init_std=0.2, pad_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def _gemma3(tokenizer: Any) -> Any:
+    """EmbeddingGemma's kind: both directions, by mask functions of the model's own."""
+    from transformers import Gemma3TextConfig, Gemma3TextModel
+
+    return Gemma3TextModel(
+        Gemma3TextConfig(
+            vocab_size=len(tokenizer), hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
+            num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64, initializer_range=0.2,
+            use_bidirectional_attention=True, sliding_window=8, layer_types=["sliding_attention", "full_attention"],
+        )
+    )  # fmt: skip
+
+
+def _deberta(tokenizer: Any) -> Any:
+    """Relative positions, which the graph multiplies with weights whatever the text is."""
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    return DebertaV2Model(
+        DebertaV2Config(
+            vocab_size=len(tokenizer), hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=64, max_position_embeddings=64, initializer_range=0.2, relative_attention=True,
+            pos_att_type=["p2c", "c2p"], position_biased_input=False, position_buckets=16,
+        )
+    )  # fmt: skip
+
+
+def _phi(tokenizer: Any) -> Any:
+    from transformers import PhiConfig, PhiModel
+
+    return PhiModel(
+        PhiConfig(
+            vocab_size=len(tokenizer), hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=64, max_position_embeddings=64, initializer_range=0.2,
+        )
+    )  # fmt: skip
+
+
+BACKBONES = {
+    "bert": _bert, "qwen3": _qwen3, "modernbert": _modernbert, "roberta": _roberta, "gpt2": _gpt2, "opt": _opt,
+    "gemma3": _gemma3, "deberta": _deberta, "phi": _phi,
+}  # fmt: skip
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -94,7 +168,7 @@ def adapted(make: Make, place: Path, whole: bool, backbone: str = "bert", **lora
     from peft import LoraConfig, PeftModel
     from sentence_transformers import SentenceTransformer
 
-    pooling, names = ("mean", ["query", "value"]) if backbone == "bert" else ("lasttoken", ["q_proj", "v_proj"])
+    pooling, names = ("mean", ["query", "value"]) if "bert" in backbone else ("lasttoken", ["q_proj", "v_proj"])
     base = make(backbone, pooling, tail=tail(), prompts={"query": INSTRUCTION})
     config = LoraConfig(
         r=4, lora_alpha=16, target_modules=names, lora_dropout=0.1, task_type="FEATURE_EXTRACTION", **lora
@@ -142,7 +216,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
         folder = tmp_path_factory.mktemp("checkpoint")
         torch.manual_seed(0)
-        tokenizer = _wordpiece(special)
+        tokenizer = wordpiece(special)
         BACKBONES[backbone](tokenizer).eval().save_pretrained(folder / "plain")
         tokenizer.save_pretrained(folder / "plain")
         pooled = Pooling(HIDDEN, pooling_mode=pooling)

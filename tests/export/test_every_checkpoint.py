@@ -27,7 +27,7 @@ from embedship.export.silence import ignoring
 from embedship.export.steps import StepTimer
 from embedship.packing import quantize_vectors
 
-from .conftest import DEPRECATED, HIDDEN, INSTRUCTION, Make, adapted, base_of, edit, tail
+from .conftest import DEPRECATED, HIDDEN, INSTRUCTION, Make, adapted, base_of, edit, tail, wordpiece
 
 TEXTS = [
     "read the file",
@@ -131,6 +131,17 @@ def self_cutting(make: Make, place: Path) -> Path:
     return folder
 
 
+def unpooled(pooling: str, backbone: str = "bert") -> Callable[[Make, Path], Path]:
+    """Prompts that the model reads and does not pool (INSTRUCTOR's way)."""
+
+    def build(make: Make, place: Path) -> Path:
+        folder = make(backbone, pooling, tail=tail(), prompts={"query": INSTRUCTION, "document": "text: "})
+        edit(folder / "1_Pooling" / "config.json", include_prompt=False)
+        return folder
+
+    return build
+
+
 def promptless(make: Make, place: Path) -> Path:
     folder = make(tail=tail())
     edit(folder / "1_Pooling" / "config.json", include_prompt=False)
@@ -190,6 +201,32 @@ def coded(make: Make, place: Path) -> Path:
     return folder
 
 
+def static(form: str) -> Callable[[Make, Path], Path]:
+    """A table of token vectors, saved by sentence-transformers, or as model2vec saves it: mapped and weighted."""
+
+    def build(make: Make, place: Path) -> Path:
+        import torch
+        from safetensors.torch import load_file, save_file
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        folder, tokenizer = place / "static", wordpiece()
+        tokenizer.backend_tokenizer.enable_truncation(64)
+        torch.manual_seed(0)
+        modules = [StaticEmbedding(tokenizer, embedding_dim=HIDDEN), *tail()]
+        model = SentenceTransformer(modules=modules, device="cpu", prompts={"query": "read: "})
+        model.save_pretrained(str(folder), create_model_card=False)
+        if form == "model2vec":
+            (table,) = load_file(folder / "model.safetensors").values()
+            mapping = torch.arange(len(table)).flip(0) // 2
+            weights = torch.linspace(0.5, 2, len(table))
+            parts = {"embeddings": table[: len(table) // 2 + 1].half(), "mapping": mapping, "weights": weights}
+            save_file({name: part.contiguous() for name, part in parts.items()}, folder / "model.safetensors")
+        return folder
+
+    return build
+
+
 KINDS = {
     "mean, Normalize, as 6.x saves it": Kind(made()),
     "mean, not normalised": Kind(bare),
@@ -206,6 +243,14 @@ KINDS = {
     "vectors cut by a saved truncate_dim": Kind(made(truncate_dim=12)),
     "a truncate_dim that cuts nothing": Kind(made(truncate_dim=99)),
     "include_prompt=False and no prompt": Kind(promptless),
+    "include_prompt=False, mean": Kind(unpooled("mean"), prompt="query"),
+    "include_prompt=False, weighted mean of a decoder": Kind(unpooled("weightedmean", "qwen3"), prompt="query"),
+    "a truncate_dim that the user gives": Kind(made(), lambda f: {"truncate_dim": 12}),
+    "Matryoshka dimensions that the user names": Kind(
+        made(), lambda f: {"dimensions": (16, 8)}, dimensions=(32, 16, 8)
+    ),
+    "static embedding": Kind(static("sentence-transformers"), prompt="query"),
+    "static embedding, model2vec's weights": Kind(static("model2vec")),
     "LoRA beside modules.json": Kind(lambda m, p: adapted(m, p, whole=True), prompt="query"),
     "LoRA over a decoder, beside modules.json": Kind(lambda m, p: adapted(m, p, True, "qwen3"), prompt="query"),
     "DoRA as PEFT saves it": Kind(lambda m, p: adapted(m, p, whole=False, use_dora=True), twin=lambda f: f),
@@ -260,6 +305,7 @@ def test_the_bundle_gives_the_vectors_of_the_checkpoint(
     assert not (tmp_path / "modules").exists(), "code was copied to the cache of transformers"
     with trust.private_modules(tmp_path / "reference"):
         expected = reference(kind.twin(folder), kind.prompt, "trust_remote_code" in wishes)
+    expected = expected[:, : wishes.get("truncate_dim")]
     for variant, floor in (("onnx", 0.99999), ("openvino", 0.99)):
         with Encoder.open(made, variant) as encoder:
             vectors = encoder.encode(TEXTS, prompt_name=kind.prompt)

@@ -19,6 +19,10 @@ from embedship.export.checkpoint.folder import model_name
         ("model", "no title\n", "model"),
         ("all-MiniLM-L6-v2", "# another\n", "all-MiniLM-L6-v2"),
         ("model", None, "model"),
+        ("best_model", "# my-model\n", "my-model"),
+        ("final-checkpoint-1500", "# my-model\n", "my-model"),
+        ("bestbuy-model", "# my-model\n", "bestbuy-model"),
+        ("modelling", "# my-model\n", "modelling"),
     ],
 )
 def test_a_folder_whose_name_says_nothing_has_that_of_its_card(

@@ -14,7 +14,8 @@ from embedship.bundle import Bundle, Precision
 from embedship.codes import Vectors
 from embedship.errors import GateError
 from embedship.export import probe_texts
-from embedship.export.gates.parity import FLOORS, ProbeSet, judge, measure
+from embedship.export.gates.parity import FLOORS, judge, measure
+from embedship.export.gates.probe_set import ProbeSet
 from embedship.tokens import TokenBatch, Tokenizer
 
 MAX = 256
@@ -48,7 +49,7 @@ class Given:
     def __init__(self, bundle: Bundle, vectors: Vectors) -> None:
         self.bundle, self.vectors = bundle, vectors
 
-    def tokenizer(self, texts: list[str]) -> TokenBatch:
+    def tokenizer(self, texts: list[str], prompt: str = "") -> TokenBatch:
         return TokenBatch([[1]] * len(texts), [0] * len(texts))
 
     def encode_tokens(self, tokens: TokenBatch) -> Vectors:

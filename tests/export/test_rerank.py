@@ -24,6 +24,7 @@ from embedship.export.build import build
 from embedship.export.checkpoint.cross_encoder import folder_of
 from embedship.export.checkpoint.folder import CheckpointOrigin
 from embedship.export.gates import parity
+from embedship.export.gates.probe_set import ProbeSet
 from embedship.export.options import ExportOptions
 from embedship.export.steps import StepTimer
 from embedship.golden_texts import ALONE_FLOOR
@@ -122,7 +123,7 @@ def test_another_head_does_not_pass_the_gate(cross_encoder: Path, rerank_bundle:
         real = probe_pairs.sample(probe_pairs.real(None), 40, 0)
         right = encoder.encode(real)
         for wrong in (right + 0.5 * right.std(), -right):
-            probes = parity.ProbeSet(real, wrong, 0, 128, either_side=False)
+            probes = ProbeSet(real, wrong, 0, 128, either_side=False)
             with pytest.raises(GateError, match="does not reproduce the checkpoint's scores: minimum likeness"):
                 parity.require(encoder, probes, parity.floors((), Task.RERANK))
         order = np.argsort(np.argsort(-right[:, 0])).astype(np.float32)[:, None]

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
+from embedship.export.checkpoint import layout
 from embedship.export.checkpoint import tokenizer as checkpoint_tokenizer
+from embedship.export.checkpoint.dimensions import StatedDimensions
 from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
+from embedship.tokens import Tokenizer
 
 from ..conftest import edit
 
@@ -39,11 +43,6 @@ def without_pooling(folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules[:1]))
 
 
-def prompt_left_out(folder: Path) -> None:
-    edit(folder / "1_Pooling" / "config.json", include_prompt=False)
-    edit(folder / "config_sentence_transformers.json", prompts={"query": "read: "})
-
-
 NEWER = {"sentence_transformers": "99.0.0"}
 REFUSED = {
     "no modules.json": (lambda f: (f / "modules.json").unlink(), UsageError, "no modules.json.*save_pretrained"),
@@ -63,7 +62,6 @@ REFUSED = {
     "newer sentence-transformers": (
         lambda f: edit(f / "config_sentence_transformers.json", __version__=NEWER), UsageError, "pip install",
     ),
-    "prompt left out": (prompt_left_out, UsageError, "include_prompt=False"),
     "cross-encoder": (
         lambda f: edit(f / "config_sentence_transformers.json", model_type="CrossEncoder"), UsageError, "CrossEncoder:",
     ),
@@ -107,10 +105,61 @@ def test_the_facts_of_the_real_model(minilm: Path) -> None:
 
 def test_prompts_and_matryoshka_dimensions(checkpoint: Any) -> None:
     folder = checkpoint(prompts={"query": "read: "}, default_prompt_name="query")
-    (folder / "README.md").write_text('"loss": "MultipleNegatives",\n"matryoshka_dims": [32, 16, 8, 64],')
+    (folder / "README.md").write_text(CARD)
     pipeline = EmbedderCheckpoint.open(folder).pipeline
     assert pipeline.prompts == {"query": "read: ", "document": ""}
     assert (pipeline.default_prompt, pipeline.dimensions) == ("query", (32, 16, 8))
+
+
+CARD = '"loss": "MultipleNegatives",\n"matryoshka_dims": [32, 16, 8, 64],'
+TWO = f'{CARD}\n"loss": "CoSENTLoss",\n"matryoshka_dims": [\n    16,\n    12\n],'
+
+
+@pytest.mark.parametrize(
+    ("card", "config", "named", "dimensions"),
+    [
+        (TWO, None, (), (32, 16, 12, 8)),
+        ("", [24, 8, 512], (), (32, 24, 8)),
+        (CARD, [24], (), (32, 24, 16, 8)),
+        ("", "16", (), (32,)),
+        (CARD, [24], (4,), (32, 4)),
+    ],
+)
+def test_matryoshka_dimensions_come_from_every_loss_the_config_or_the_user(
+    copy: Path, card: str, config: Any, named: tuple[int, ...], dimensions: tuple[int, ...]
+) -> None:
+    (copy / "README.md").write_text(card)
+    edit(copy / "config.json", matryoshka_dimensions=config)
+    opened = EmbedderCheckpoint.open(copy, stated=StatedDimensions(named))
+    assert opened.pipeline.dimensions == dimensions
+
+
+def test_a_given_truncate_dim_cuts_as_sentence_transformers_does(copy: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    opened = EmbedderCheckpoint.open(copy, stated=StatedDimensions(truncate_dim=12))
+    assert (opened.pipeline.dimension, opened.pipeline.dimensions, opened.pipeline.normalised) == (12, (12,), False)
+    theirs = SentenceTransformer(str(copy), device="cpu", truncate_dim=12).encode(["read the file"])
+    np.testing.assert_allclose(opened.encode(["read the file"]), theirs, atol=1e-6)
+    layout.copy(opened.folder, copy / "bundle", opened.tokenizer_json, 12)
+    assert json.loads((copy / "bundle" / "config_sentence_transformers.json").read_text())["truncate_dim"] == 12
+
+
+@pytest.mark.parametrize("stated", [StatedDimensions((64, 8)), StatedDimensions(truncate_dim=64)])
+def test_dimensions_that_the_model_does_not_have_are_refused(copy: Path, stated: StatedDimensions) -> None:
+    with pytest.raises(UsageError, match="64 is more than the 32 dimensions"):
+        EmbedderCheckpoint.open(copy, stated=stated)
+
+
+def test_a_prompt_that_is_not_pooled_is_counted_as_the_checkpoint_does(copy: Path, tmp_path: Path) -> None:
+    edit(copy / "1_Pooling" / "config.json", include_prompt=False)
+    edit(copy / "config_sentence_transformers.json", prompts={"query": "read: "})
+    opened = EmbedderCheckpoint.open(copy)
+    assert not opened.pipeline.pools_prompts
+    (tmp_path / "tokenizer.json").write_text(opened.tokenizer_json)
+    tokens = Tokenizer(tmp_path / "tokenizer.json", opened.pipeline)(["a file", ""], "read: ")
+    assert tokens.turns == [3, 3], "[CLS] read :"
+    assert opened.model.preprocess(["a file"], prompt="read: ")["prompt_length"] == 3
 
 
 def test_the_weights_hash_follows_weights_and_settings(tiny: Path, copy: Path) -> None:

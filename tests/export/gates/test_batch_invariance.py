@@ -16,8 +16,11 @@ from embedship.encoder import Encoder
 from embedship.errors import GateError
 from embedship.export.checkpoint.embedder import EmbedderCheckpoint
 from embedship.export.gates import batch_invariance
+from embedship.export.gates.probe_set import ProbeSet
 from embedship.golden_texts import ALONE_FLOOR
 from embedship.tokens import Tokenizer
+
+from ..conftest import edit
 
 TEXTS = ["a", "hello world", "...", "one two three four five six", "word " * 60, "czech", "seven eight", "nine ten"]
 INT8 = ParityFloors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9)
@@ -117,12 +120,35 @@ def test_real_variants_are_certified(opened: Bundle) -> None:
         assert variant.invariance.other_side is None, "BERT's positions count from the left edge"
 
 
-@pytest.mark.parametrize(("backbone", "pooling", "expected"), [("bert", "mean", False), ("qwen3", "lasttoken", True)])
-def test_the_checkpoint_itself_says_whether_the_side_matters(
-    checkpoint: Any, backbone: str, pooling: str, expected: bool
+@pytest.mark.parametrize(
+    ("backbone", "side", "expected"), [("bert", "left", False), ("qwen3", "left", True), ("qwen3", "right", False)]
+)
+def test_left_padding_is_asked_only_where_a_tool_makes_it_and_the_checkpoint_bears_it(
+    checkpoint: Any, backbone: str, side: str, expected: bool
 ) -> None:
-    opened = EmbedderCheckpoint.open(checkpoint(backbone=backbone, pooling=pooling))
+    opened = EmbedderCheckpoint.open(checkpoint(backbone=backbone))
+    opened.model.tokenizer.padding_side = side
     texts = ["read", "read the file of the date", "parse word text"]
-    side = opened.model.tokenizer.padding_side
-    assert batch_invariance.padding_side_independent(opened, texts, opened.encode(texts)) is expected
+    assert batch_invariance.meets_left_padding(opened, texts, opened.encode(texts)) is expected
     assert opened.model.tokenizer.padding_side == side
+
+
+BESIDE = ["read", "of the file", "parse word text", "date " * 30]
+
+
+@pytest.mark.parametrize("backbone", ["bert", "gpt2"])
+def test_a_checkpoint_that_depends_on_its_batch_is_named_and_no_variant(
+    checkpoint: Any, backbone: str, tmp_path: Path
+) -> None:
+    """Positions that count from the left edge of the batch, and padding on the left."""
+    folder = checkpoint(backbone=backbone, pooling="lasttoken")
+    edit(folder / "tokenizer_config.json", padding_side="left")
+    opened = EmbedderCheckpoint.open(folder)
+    (tmp_path / "tokenizer.json").write_text(opened.tokenizer_json)
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", opened.pipeline)
+    named = r"the checkpoint itself \(saved\).*' alone and in a batch padded on the left.*set padding_side to right"
+    with pytest.raises(GateError, match=named):
+        ProbeSet.make(opened, tokenizer, BESIDE)
+    opened.model.tokenizer.padding_side = "right"
+    batch_invariance.require_checkpoint_invariant(opened, BESIDE)
+    assert not ProbeSet.make(opened, tokenizer, BESIDE).either_side

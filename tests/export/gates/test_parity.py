@@ -9,7 +9,8 @@ import pytest
 
 from embedship.bundle import ParityFloors, ParityReport, Precision, Task
 from embedship.errors import GateError, UsageError
-from embedship.export.gates.parity import FLOORS, SCORE_FLOORS, ProbeSet, floors, judge, measure, overlap
+from embedship.export.gates.parity import FLOORS, SCORE_FLOORS, floors, judge, measure, overlap
+from embedship.export.gates.probe_set import ProbeSet
 from embedship.tokens import TokenBatch
 
 TEXTS = ["good", "also good", "bad\x1b[31m" + "!" * 200]
@@ -24,7 +25,7 @@ class Encoding:
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors
 
-    def tokenizer(self, texts: list[str]) -> TokenBatch:
+    def tokenizer(self, texts: list[str], prompt: str = "") -> TokenBatch:
         return TokenBatch([[1]] * len(texts), [0] * len(texts))
 
     def encode_tokens(self, tokens: TokenBatch) -> np.ndarray:

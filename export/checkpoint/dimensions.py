@@ -1,0 +1,55 @@
+"""Dimensions of an embedding model's vectors: the checkpoint's own, or those that the user states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from embedship.errors import UsageError
+from embedship.export.checkpoint.folder import SentenceTransformersFolder, descending
+
+_UNCUT = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class StatedDimensions:
+    """Dimensions that the user states instead of the checkpoint.
+
+    `matryoshka`: those that the model was trained for; empty: the checkpoint's own. `truncate_dim`: the dimension of
+    every vector; None: the checkpoint's own.
+    """
+
+    matryoshka: tuple[int, ...] = ()
+    truncate_dim: int | None = None
+
+    def truncate(self, model: Any) -> int:
+        """Set the dimension of the vectors in `model`, if one is stated, and return the dimension.
+
+        Raises UsageError if it is larger than the model's: sentence-transformers would ignore it.
+        """
+        if self.truncate_dim is None:
+            return _width(model)
+        if self.truncate_dim > (width := _width(model, truncate_dim=_UNCUT)):
+            raise UsageError(f"--truncate-dim {self.truncate_dim} is more than the {width} dimensions of this model")
+        model.truncate_dim = self.truncate_dim
+        return self.truncate_dim
+
+    def trained(self, folder: SentenceTransformersFolder, dimension: int) -> tuple[int, ...]:
+        """Return the Matryoshka dimensions, with the full `dimension`, largest first.
+
+        Raises UsageError if a stated one is larger than the full dimension.
+        """
+        if not self.matryoshka:
+            return folder.matryoshka(dimension)
+        if (largest := max(self.matryoshka)) > dimension:
+            raise UsageError(f"--dimensions {largest} is more than the {dimension} dimensions of this model's vectors")
+        return descending(self.matryoshka, dimension)
+
+
+def cuts(model: Any) -> bool:
+    """Return True if truncate_dim shortens the vectors; sentence-transformers does not renormalise them."""
+    return model.truncate_dim is not None and _width(model) < _width(model, truncate_dim=_UNCUT)
+
+
+def _width(model: Any, **how: Any) -> int:
+    return int(model.encode(["dimension"], prompt="", show_progress_bar=False, **how).shape[1])
