@@ -5,7 +5,7 @@ manifest.py  The records of bundle.json
 signing.py   Signatures with OpenSSF model signing
 """
 
-from embedship.bundle.bundle import Bundle, unexpected_files
+from embedship.bundle.bundle import Bundle, BundleSubset, unexpected_files
 from embedship.bundle.manifest import (
     FORMAT,
     GOLDEN,
@@ -15,6 +15,7 @@ from embedship.bundle.manifest import (
     REPORT_HTML,
     REPORT_JSON,
     SIGNATURE,
+    SUBSET,
     TASK_FORMAT,
     TOKENIZER,
     AdapterMerge,
@@ -55,11 +56,13 @@ __all__ = [
     "REPORT_HTML",
     "REPORT_JSON",
     "SIGNATURE",
+    "SUBSET",
     "TASK_FORMAT",
     "TOKENIZER",
     "AdapterMerge",
     "Bundle",
     "BundleManifest",
+    "BundleSubset",
     "ExportStage",
     "InvarianceReport",
     "LeftOut",
