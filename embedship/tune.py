@@ -154,6 +154,7 @@ def remeasure(
     choice is among the first two. With `certified`, an unknown shape certificate is made and stored in `cache`.
     Variants beyond the export's recall limit are not chosen. Raises MissingExtra, GateError.
     """
+    bundle.require_complete("a comparison of variants")
     texts = list(texts) or GoldenTexts.load(bundle).real
     start = time.perf_counter()
     runnable = [name for name in _order(bundle) if find_spec(bundle.variant(name).runtime)]
@@ -239,6 +240,8 @@ class ChosenVariant(NamedTuple):
 
 def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:
     """Return the choice of a machine like this one. If there is none, measure quickly and store the choice."""
+    if bundle.only:
+        return ChosenVariant(bundle.only, None)
     known = variant_choice.find_choice(bundle, cache)
     if known and find_spec(runtime := bundle.variant(known.variant).runtime):
         return ChosenVariant(known.variant, None)

@@ -153,8 +153,8 @@ def variant(bundle: Bundle, name: str | None = None) -> Variant:
 
     Nothing is measured here. Raises UsageError if the bundle has no variant of this name.
     """
-    if name is not None:
-        return bundle.variant(name)
+    if name is not None or bundle.only:
+        return bundle.variant(name or bundle.variants[0].name)
     if choice := find_choice(bundle):
         return bundle.variant(choice.variant)
     logger.warning("%s. Measure on this machine with `embedship tune %s`", other_machine_warning(bundle), bundle.folder)

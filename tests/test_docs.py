@@ -1,4 +1,4 @@
-"""The commands that docs/pipelines.md shows, run as a pipeline runs them, with a tiny checkpoint and int8 left out."""
+"""Runs the commands of docs/pipelines.md and docs/example/ci, with a tiny checkpoint and int8 left out."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-PAGE = (Path(__file__).parents[1] / "docs" / "pipelines.md").read_text()
-YAML = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+from .embedship.transfer import servers
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "pipelines.md").read_text()
+CI = DOCS / "example" / "ci"
 (KEYS,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-GITHUB = [step["run"] for step in YAML[0]["jobs"]["bundle"]["steps"] if "run" in step]
-GITLAB = YAML[1]["bundle"]["script"]
+GITHUB = [
+    step["run"]
+    for step in yaml.safe_load((CI / "github-bundle.yml").read_text())["jobs"]["bundle"]["steps"]
+    if "run" in step
+]
+GITLAB = yaml.safe_load((CI / "gitlab.yml").read_text())["bundle"]["script"]
 # Two random layers hold far less redundancy than a trained model: int8 is not for them.
 SMALL = {"--json": "--json --variants onnx,openvino", "--dry-run": "--dry-run --variants onnx,openvino"}
 
@@ -78,22 +86,35 @@ def small(step: str) -> str | None:
 
 
 @pytest.mark.parametrize("steps", [GITHUB, GITLAB], ids=["github", "gitlab"])
-def test_the_steps_of_the_example_run(workspace: Path, steps: list[str]) -> None:
-    key, summary = workspace / "signing.key", workspace / "summary"
-    given = str(key) if steps is GITLAB else key.read_text().strip()
-    for step in filter(None, map(small, steps)):
-        run(step, workspace, SIGNING_KEY=given, GITHUB_STEP_SUMMARY=str(summary))
-        assert (workspace / "bundle").exists() == (workspace / "export.json").exists(), "a dry run writes nothing"
+def test_the_steps_of_the_example_run(workspace: Path, steps: list[str], tool: Callable[[str], Path]) -> None:
+    """Including the push, to a real registry."""
+    key, summary, login = workspace / "signing.key", workspace / "summary", workspace / "login.json"
+    login.write_text("{}")
+    given = {
+        "SIGNING_KEY": str(key) if steps is GITLAB else key.read_text().strip(),
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "GITHUB_SHA": "0" * 40,
+        "CI_COMMIT_SHA": "1" * 40,
+        "DOCKER_CONFIG": str(workspace / ".docker"),
+        "REGISTRY_LOGIN": str(login),
+    }
+    with servers.registry(tool("docker-registry"), workspace / "registry") as registry:
+        for step in filter(None, map(small, steps)):
+            run(step, workspace, REGISTRY=f"127.0.0.1:{registry.port}", **given)
+            assert (workspace / "bundle").exists() == (workspace / "export.json").exists(), "a dry run writes nothing"
+    assert steps is GITLAB or not key.exists(), "the last step deletes the key"
     exported: dict[str, Any] = json.loads((workspace / "export.json").read_text())
     verified: dict[str, Any] = json.loads((workspace / "verify.json").read_text())
     assert verified["fingerprint"] == exported["fingerprint"]
     assert verified["signature"] == "valid"
-    assert steps is GITLAB or exported["fingerprint"] in summary.read_text()
+    pushed: dict[str, Any] = json.loads((workspace / "push.json").read_text())
+    assert pushed["fingerprint"] == exported["fingerprint"]
+    assert steps is GITLAB or all(pushed[key] in summary.read_text() for key in ("source", "digest", "fingerprint"))
 
 
 def test_both_examples_are_found() -> None:
-    assert len(GITHUB) == 6
-    assert len(GITLAB) == 4
+    assert len(GITHUB) == 8
+    assert len(GITLAB) == 6
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 import yaml
 
 from embedship.monitor.assets import shipped
+from embedship.monitor.assets.options import THRESHOLDS
 from embedship.serve.settings import SettingRange, Settings
 
 CHART = Path(__file__).parents[1] / "helm" / "embedship"
@@ -115,12 +116,18 @@ def files(chart: Path = CHART) -> dict[str, str]:
     schema = json.loads((chart / SCHEMA).read_text())
     describe(schema, values(chart))
     schema["properties"]["server"]["properties"] = settings_schema()
+    rules = schema["properties"]["metrics"]["properties"]["rules"]["properties"]
+    rules["thresholds"]["properties"] = {
+        name: {"type": "number", "exclusiveMinimum": 0, "description": f"{each.meaning}. Default: {each.default}."}
+        for name, each in THRESHOLDS.items()
+    }
     readme = (chart / README).read_text()
     before, rest = readme.split(_BEGIN)
     after = rest.split(_END)[1]
     return {
         "files/rules.yaml": assets["rules.yaml"],
         "files/dashboard.json": assets["dashboard.json"],
+        "files/thresholds.json": json.dumps({n: each._asdict() for n, each in THRESHOLDS.items()}, indent=2) + "\n",
         SCHEMA: json.dumps(schema, indent=2) + "\n",
         README: f"{before}{_BEGIN}\n\n{table(chart)}\n\n{_END}{after}",
     }

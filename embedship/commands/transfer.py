@@ -62,6 +62,7 @@ def push(
             f"{to} is not an OCI registry: give oci://HOST/REPOSITORY:TAG. To other places, copy the folder as it is"
         )
     opened = Bundle.open(bundle)
+    opened.require_complete("a registry")
     opened.verify()
     files = opened.manifest.files
     with TransferProgress("pushing") as bar:
@@ -92,6 +93,9 @@ def pull(
     force: Annotated[
         bool, typer.Option("--force", help="Replace another bundle there, or a damaged copy of this one.")
     ] = False,
+    variant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Fetch the files of this variant only, not of the others.")
+    ] = None,
     as_json: JsonOption = False,
     digest: Annotated[
         str | None,
@@ -121,6 +125,7 @@ def pull(
     options = PullOptions(
         digest=require_digest(digest) if digest else None,
         force=force,
+        variant=variant,
         key=key,
         most_bytes=max_bytes,
         retry=RetryPolicy(retries),

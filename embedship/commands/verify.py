@@ -59,7 +59,7 @@ def verify(
     opened = Bundle.open(bundle)
     files = opened.verify()
     signature = _check_signature(opened, key)
-    names = [v.name for v in opened.manifest.variants] if every else [variant_choice.variant(opened, variant).name]
+    names = [v.name for v in opened.variants] if every else [variant_choice.variant(opened, variant).name]
     skipped = _skipped(opened) if every else {}
     results = [_run(opened, name) for name in names if name not in skipped]
     if as_json:
@@ -80,7 +80,7 @@ def verify(
 def _skipped(bundle: Bundle) -> dict[str, str]:
     """Return the variants that are not made for this machine, and what they need."""
     machine = hardware.machine()
-    return {v.name: " or ".join(v.needs) for v in bundle.manifest.variants if not machine.meets(v.needs)}
+    return {v.name: " or ".join(v.needs) for v in bundle.variants if not machine.meets(v.needs)}
 
 
 _SIGNATURE_MESSAGES = {

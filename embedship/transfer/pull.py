@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from embedship.bundle import MANIFEST, SIGNATURE, Bundle, BundleManifest
+from embedship.bundle import MANIFEST, SIGNATURE, SUBSET, Bundle, BundleManifest, BundleSubset
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.files import atomic_file, sealed
 from embedship.files.atomic_folder import PartialDownload, resumable_folder
@@ -33,6 +33,7 @@ class PullOptions(msgspec.Struct, frozen=True):
 
     digest: str | None = None  # sha256:... that bundle.json must have
     force: bool = False  # replace another bundle at the target
+    variant: str | None = None  # fetch the files of this variant only; None: of all
     key: Path | None = None  # public key of the signature that the bundle must have
     most_bytes: int = 100 * _GIB
     retry: RetryPolicy = RetryPolicy()
@@ -112,9 +113,18 @@ def pull(source: BundleSource, out: Path, options: PullOptions, meter: TransferM
 
 
 def _accept_present(source: BundleSource, out: Path, options: PullOptions) -> PullReport | None:
-    """Verify the bundle at `out`. With --force, return None if it is wrong and must be fetched again."""
-    bundle = Bundle.open(out)
+    """Verify the bundle at `out`. With --force, return None if it is wrong and must be fetched again.
+
+    A complete bundle has every variant. Raises UsageError if the bundle lacks a requested variant.
+    """
     try:
+        bundle = Bundle.open(out)
+        if bundle.only not in (None, options.variant):
+            if options.force:
+                return None
+            raise UsageError(f"{out} has only the variant {bundle.only}: give --force to replace it, or another --out")
+        if options.variant:
+            bundle.variant(options.variant)
         bundle.verify()
         _require_signed(source, bundle, options)
     except UnsafeError as error:
@@ -125,7 +135,7 @@ def _accept_present(source: BundleSource, out: Path, options: PullOptions) -> Pu
 
 
 def _report(source: BundleSource, bundle: Bundle, fetched: int) -> PullReport:
-    files = bundle.manifest.files
+    files = bundle.files
     return PullReport(
         out=str(bundle.folder),
         source=source.pinned,
@@ -158,8 +168,11 @@ def _require_replaceable(target: Path, raw: bytes, options: PullOptions) -> None
 
 
 def _damaged(target: Path, options: PullOptions) -> bool:
-    bundle = Bundle.open(target)
+    """Return whether the bundle at `target` is wrong, or lacks the requested variants."""
     try:
+        bundle = Bundle.open(target)
+        if bundle.only not in (None, options.variant):
+            return True
         bundle.verify()
         _verify_signature(bundle, options)
     except UnsafeError:
@@ -173,7 +186,7 @@ def _has_only_listed_files(target: Path, raw: bytes) -> bool:
         listed = msgspec.json.decode(raw, type=BundleManifest).files
     except msgspec.DecodeError:
         return False
-    return target.is_dir() and not sealed.unlisted_files(target, {MANIFEST, SIGNATURE, *listed})
+    return target.is_dir() and not sealed.unlisted_files(target, {MANIFEST, SIGNATURE, SUBSET, *listed})
 
 
 def _fill(
@@ -181,8 +194,12 @@ def _fill(
 ) -> None:
     """Fetch the bundle into `incoming.files`, and verify it."""
     (incoming.files / MANIFEST).write_bytes(raw)
+    (incoming.files / SUBSET).unlink(missing_ok=True)  # an earlier call may have fetched another variant
     bundle = Bundle.open(incoming.files)
-    listed = bundle.manifest.files
+    if options.variant:
+        BundleSubset(bundle.variant(options.variant).name).write(incoming.files)
+        bundle = Bundle.open(incoming.files)
+    listed = bundle.files
     check_size_and_names(source, listed, options.most_bytes)
     _sweep(incoming, listed)
     counter.meter.begin(sum(file.size for file in listed.values()))
@@ -248,7 +265,7 @@ def check_size_and_names(source: BundleSource, listed: Mapping[str, SealedFile],
 def _is_plain(name: str) -> bool:
     path = PurePosixPath(name)
     short = all(len(part.encode(errors="surrogatepass")) <= _LONGEST_NAME for part in path.parts)
-    reserved = name in {MANIFEST, SIGNATURE}
+    reserved = name in {MANIFEST, SIGNATURE, SUBSET}
     return (
         sealed.is_inside(name)
         and str(path) == name
@@ -261,7 +278,7 @@ def _is_plain(name: str) -> bool:
 
 def _sweep(incoming: PartialDownload, listed: Mapping[str, SealedFile]) -> None:
     """Delete files of another bundle that an earlier call left. Only names in these folders are used, never links."""
-    for name in sealed.unlisted_files(incoming.files, {MANIFEST, *listed}):
+    for name in sealed.unlisted_files(incoming.files, {MANIFEST, SUBSET, *listed}):
         (incoming.files / name).unlink()
     for folder in sorted((path for path in incoming.files.rglob("*") if path.is_dir()), reverse=True):
         with contextlib.suppress(OSError):  # not empty

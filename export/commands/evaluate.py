@@ -97,10 +97,10 @@ def _names(bundle: Bundle, wanted: str) -> list[str]:
     """
     here = hardware.machine()
     if wanted == "all":
-        for variant in bundle.manifest.variants:
+        for variant in bundle.variants:
             if not here.meets(variant.needs):
                 Console(stderr=True).print(f"{variant.name} is left out: it needs {' or '.join(variant.needs)}")
-        return [v.name for v in bundle.manifest.variants if here.meets(v.needs)]
+        return [v.name for v in bundle.variants if here.meets(v.needs)]
     named = [bundle.variant(name) for name in _parts(wanted)] or [variant_choice.variant(bundle)]
     for variant in named:
         engine.require(variant, here)

@@ -117,13 +117,13 @@ def _fit(bundle: Bundle, log: QueryLog, accepted: FalseAlarms, seconds: float) -
 
 def most_accurate_variant(bundle: Bundle) -> Variant:
     """Return the variant with the highest mean cosine to the checkpoint; if several are equal, the first one."""
-    return max(bundle.manifest.variants, key=lambda variant: round(variant.parity.mean, 6))
+    return max(bundle.variants, key=lambda variant: round(variant.parity.mean, 6))
 
 
 def runnable_variants(bundle: Bundle) -> list[Variant]:
     """Return the most accurate variant, then the others that this machine can run."""
     accurate, machine = most_accurate_variant(bundle), hardware.machine()
-    others = (v for v in bundle.manifest.variants if v is not accurate and machine.meets(v.needs))
+    others = (v for v in bundle.variants if v is not accurate and machine.meets(v.needs))
     return [accurate, *others]
 
 

@@ -125,6 +125,8 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
             found = found.setdefault(name, {})
         return found
 
+    if values.get("user", "") is None:
+        del values["user"]  # then the cluster chooses the user, which the checker of these examples cannot know
     image = part("image")
     image["repository"] = image.get("repository") or "embedship"
     bundle, claim = part("bundle"), part("bundle", "pvc")
@@ -144,6 +146,8 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     claim["claimName"] = claim.get("claimName") or "models"
     ranks = part("reranker")
     ranks |= {"path": ranks.get("path", "").replace("..", ""), "claimName": ranks.get("claimName") or "reranker"}
+    part("reranker", "pull")["url"] = ""
+    part("server")["variant"] = part("bundle", "pull").get("variant") or None
     index = part("index")
     if part("index", "milvus").get("address"):
         index |= {"path": "", "claimName": ""}
@@ -207,11 +211,22 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
         part("canary", "image")["digest"] = ""
     if part("gpu").get("enabled"):
         part("server")["devices"] = "cuda:0"
+    part("metrics", "podMonitor")["enabled"] = not part("metrics", "serviceMonitor").get("enabled", False)
     backup["claimName"] = backup.get("claimName") or "copies"
     backup["claims"] = [claim for claim in backup.get("claims", []) if claim != backup["claimName"]] or ["index"]
     bulk = part("bulkRay")
     bulk |= {"claimName": bulk.get("claimName") or "corpus", "image": bulk.get("image") or "ray"}
     bulk["source"] = bulk.get("source", "").removeprefix("s3://") or "in.jsonl"
+    if values.get("exclusiveCpus"):
+        values["resources"] = {"limits": {"cpu": "2", "memory": "2Gi"}}
+    pool = part("inferencePool")
+    part("inferencePool", "endpointPicker")["name"] = "picker"
+    if scaling.get("kind") == "http":
+        part("autoscaling", "http")["hosts"] = ["search.example"]
+        ingress["enabled"], pool["enabled"], canary["weight"] = False, False, 0
+        part("check")["schedule"] = ""
+    if pool.get("enabled"):
+        canary["enabled"], canary["weight"] = False, 0
     if part("networkPolicy").get("offline", True):
         values["networkPolicy"].pop("egress", None)
     return values

@@ -46,6 +46,19 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "bulk-ray": {"bulkRay": EVERYTHING["bulkRay"]},
     "backup": {"backup": EVERYTHING["backup"]},
     "monitoring": {"metrics": {"serviceMonitor": {"enabled": True}, "rules": {"enabled": True}}},
+    "scale-to-zero": {
+        "autoscaling": {"enabled": True, "kind": "http", "http": {"hosts": ["search.example"]}},
+        "httpRoute": ROUTE,
+        **SECRET,
+    },
+    "inference-pool": {
+        "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}},
+        "httpRoute": ROUTE,
+        **SECRET,
+    },
+    "one-route": {"bundles": {"legal": {}, "medical": {}}, "httpRoute": {**ROUTE, "combine": True}, **SECRET},
+    "exclusive-cpus": {"exclusiveCpus": True},
+    "pod-monitor": {"metrics": {"podMonitor": {"enabled": True}}},
     "bundles": {"bundles": {"legal": {"bundle": {"pvc": {"claimName": "legal"}}}}},
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 import pydantic
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
@@ -97,6 +97,16 @@ FETCHED: dict[str, Any] = {
 }
 
 
+class StrictLoader(yaml.CSafeLoader):
+    """YAML loader that rejects a key that appears twice in a map. Others keep the last one only."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} appears twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 class Refused(Exception):
     """Helm rendered nothing. The message is its standard error."""
 
@@ -104,7 +114,7 @@ class Refused(Exception):
 def render(
     helm: Path, values: Mapping[str, Any] | None = None, version: str = "1.33", release: str = "search"
 ) -> list[dict[str, Any]]:
-    return list(filter(None, yaml.load_all(text(helm, values, version, release), yaml.CSafeLoader)))
+    return list(filter(None, yaml.load_all(text(helm, values, version, release), StrictLoader)))
 
 
 def text(helm: Path, values: Mapping[str, Any] | None = None, version: str = "1.33", release: str = "search") -> str:
@@ -161,6 +171,10 @@ def faults(each: dict[str, Any], version: str) -> list[str]:
             return _unknown(each)
         case "gateway.networking.k8s.io":
             return _kept(each, "httproute.schema.json")
+        case "http.keda.sh":
+            return _kept(each, "httpscaledobject.schema.json")
+        case "inference.networking.k8s.io":
+            return _kept(each, "inferencepool.schema.json")
         case "argoproj.io":
             jobs = [metric["provider"]["job"]["spec"] for metric in each["spec"]["metrics"]]
             made = [{"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": job} for job in jobs]
@@ -206,6 +220,7 @@ def _folder(version: str) -> Path:
 
 _MODELS: dict[str, type[pydantic.BaseModel]] = {
     "ServiceMonitor": ServiceMonitor,
+    "PodMonitor": PodMonitor,
     "PrometheusRule": PrometheusRule,
     "ScaledObject": ScaledObject,
 }

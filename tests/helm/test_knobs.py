@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from embedship.monitor.assets import shipped
+from embedship.monitor.assets.options import THRESHOLDS, AssetOptions, customised
+
 from . import manifests
 from .drawing import SCHEMA, resolved
 from .manifests import ANYBODY, CANARY, CHART, EVERYTHING, faults, one, pods, render, server
@@ -32,6 +35,8 @@ BOX = f"{POD}.containers.0"
 OUT = {"auth": ANYBODY}
 NODE_PORT = {"service": {"type": "NodePort"}, "networkPolicy": {"enabled": False}, **OUT}
 MONITOR = {"enabled": True}
+TLS = {"ca": {"configMap": {"name": "ca", "key": "ca.crt"}}, "serverName": "search", "insecureSkipVerify": False}
+BEARER = {"type": "Bearer", "credentials": {"name": "scrape", "key": "token"}}
 
 # Values, the object and path where they must arrive, and the expected content.
 KNOBS: list[tuple[dict[str, Any], str, str, Any]] = [
@@ -202,6 +207,25 @@ KNOBS: list[tuple[dict[str, Any], str, str, Any]] = [
         "ServiceMonitor",
         "spec.endpoints.0.metricRelabelings.0.action",
         "drop",
+    ),
+    *(
+        ({"metrics": {kind[0].lower() + kind[1:]: {**MONITOR, **given}}}, kind, f"{spec}{path}", wanted)
+        for kind, spec in (("ServiceMonitor", "spec.endpoints.0."), ("PodMonitor", "spec.podMetricsEndpoints.0."))
+        for given, path, wanted in (
+            ({"scheme": "https"}, "scheme", "https"),
+            ({"tlsConfig": TLS}, "tlsConfig", TLS),
+            ({"authorization": BEARER}, "authorization", BEARER),
+            ({"interval": "30s"}, "interval", "30s"),
+        )
+    ),
+    ({"metrics": {"podMonitor": {**MONITOR, "sampleLimit": 5000}}}, "PodMonitor", "spec.sampleLimit", 5000),
+    ({"metrics": {"podMonitor": {**MONITOR, "podTargetLabels": ["x"]}}}, "PodMonitor", "spec.podTargetLabels", ["x"]),
+    ({"metrics": {"serviceMonitor": {**MONITOR, "sampleLimit": 5000}}}, "ServiceMonitor", "spec.sampleLimit", 5000),
+    (
+        {"metrics": {"podMonitor": {**MONITOR, "relabelings": [{"action": "labeldrop", "regex": "pod"}]}}},
+        "PodMonitor",
+        "spec.podMetricsEndpoints.0.relabelings",
+        [{"targetLabel": "job", "replacement": "search-embedship"}, {"action": "labeldrop", "regex": "pod"}],
     ),
     (
         {"metrics": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "Search"}}}},
@@ -399,6 +423,33 @@ def test_alerts_get_severities_labels_and_an_end(helm: Path) -> None:
             "team": "search",
         }
         assert "runbook_url" not in rule["annotations"], "the link would be broken"
+
+
+def test_a_pod_monitor_is_for_those_whose_alerts_name_the_service(helm: Path) -> None:
+    """A PodMonitor's own job is NAMESPACE/NAME. Alerts, dashboard and KEDA expect the name of the Service."""
+    made = render(helm, {**CANARY, "metrics": {"podMonitor": MONITOR}})
+    found = {
+        each["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["replacement"]: each["spec"]["selector"]["matchLabels"]
+        for each in made
+        if each["kind"] == "PodMonitor"
+    }
+    services = {each["metadata"]["name"]: each["spec"]["selector"] for each in made if each["kind"] == "Service"}
+    assert found == services
+    with pytest.raises(manifests.Refused, match="count everything twice"):
+        render(helm, {"metrics": {"podMonitor": MONITOR, "serviceMonitor": MONITOR}})
+
+
+def test_thresholds_are_those_of_monitor_init(helm: Path) -> None:
+    given = {name: float(each.default) * 2 for name, each in THRESHOLDS.items()}
+    made = one(render(helm, {"metrics": {"rules": {"enabled": True, "thresholds": given}}}), "PrometheusRule")
+    wanted = yaml.safe_load(customised(shipped(), AssetOptions(thresholds=given))["rules.yaml"])
+
+    def expressions(groups: list[dict[str, Any]]) -> list[str]:
+        return [rule["expr"].strip() for group in groups for rule in group["rules"]]
+
+    assert expressions(made["spec"]["groups"]) == expressions(wanted["groups"])
+    default = one(render(helm, {"metrics": {"rules": {"enabled": True}}}), "PrometheusRule")
+    assert expressions(default["spec"]["groups"]) != expressions(wanted["groups"])
 
 
 def test_two_releases_have_two_dashboards(helm: Path) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from embedship.bundle import Bundle
+
 from ..embedship.transfer import servers
 from .local_pods import Pod
-from .manifests import FETCHED, one, pods, render
+from .manifests import FETCHED, Refused, one, pods, render
 
-SECONDS = 150
+SECONDS = 600  # a limit for a hang, not for a busy machine
 USER, PASSWORD = "ship", "hidden word"
 HASHED = "$2b$04$NQjd8vhy0yuqGCrchV0tB.ov3r90TfChltmucHFzrLcy/jxW5ONpW"  # bcrypt hash of the password
 
@@ -51,6 +53,7 @@ def run(container: dict[str, Any], mounts: dict[str, Path]) -> subprocess.Comple
 def test_the_init_container_fetches_what_the_server_serves(
     helm: Path, bundle: Path, registry: servers.Served, tmp_path: Path
 ) -> None:
+    """Only the variant that it runs, from a registry with credentials."""
     folders = {name: tmp_path / name for name in ("bundle", "tmp", "state", "cache", "credentials")}
     for folder in folders.values():
         folder.mkdir()
@@ -59,6 +62,7 @@ def test_the_init_container_fetches_what_the_server_serves(
     pushed = servers.embedship("push", bundle, address, "--json", DOCKER_CONFIG=str(folders["credentials"]))
     report = json.loads(pushed.communicate(timeout=SECONDS)[0])
     pull = {**FETCHED["bundle"]["pull"], "url": report["source"], "digest": report["digest"], "env": {}}
+    pull["variant"] = Bundle.open(bundle).plain.name
     values = {**FETCHED, "bundle": {"source": "oci", "pull": pull}, "server": {"streams": 1, "shadow_rate": 0.0}}
     spec = one(render(helm, values), "Deployment")["spec"]["template"]["spec"]
     (init,) = spec["initContainers"]
@@ -68,6 +72,8 @@ def test_the_init_container_fetches_what_the_server_serves(
         done = run(init, mounts)
         assert done.returncode == 0, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
+    (pulled,) = folders["bundle"].iterdir()
+    assert Bundle.open(pulled).only == pull["variant"]
     asyncio.run(asyncio.wait_for(serves(spec, folders), SECONDS))
 
 
@@ -119,6 +125,46 @@ def test_other_credentials_are_variables(helm: Path, source: str, url: str) -> N
     assert {"name": "AWS_REGION", "value": "eu-central-1"} in init["env"]
     assert "envFrom" not in spec["spec"]["containers"][0], "the server has no credentials"
     assert init["args"][1] == url
+
+
+def test_a_reranker_is_downloaded_like_the_bundle(helm: Path) -> None:
+    pull = {"url": "oci://registry.example/team/ranker:v1", "digest": "sha256:" + "c" * 64, "variant": "onnx"}
+    values = {**FETCHED, "reranker": {"enabled": True, "pull": pull}}
+    container = one(render(helm, values), "Deployment")["spec"]["template"]["spec"]
+    bundle, ranker = container["initContainers"]
+    assert bundle["args"][1] == FETCHED["bundle"]["pull"]["url"]
+    assert ranker["args"][1:] == [
+        pull["url"], "--out", "/reranker/bundle", "--digest", pull["digest"], "--force", "--variant", "onnx"
+    ]  # fmt: skip
+    assert {"name": "credentials", "mountPath": "/credentials", "readOnly": True} in ranker["volumeMounts"]
+    main = container["containers"][0]
+    assert {"name": "EMBEDSHIP_RERANKER", "value": "/reranker/bundle"} in main["env"]
+    assert {"name": "reranker", "mountPath": "/reranker", "readOnly": True} in main["volumeMounts"]
+    volumes = {each["name"]: each for each in container["volumes"]}
+    assert volumes["reranker"] == {"name": "reranker", "emptyDir": {"sizeLimit": "4Gi"}}
+    on_a_claim = {**values, "bundle": {"pull": {"secret": "registry"}}, "check": {}}
+    alone = one(render(helm, on_a_claim), "Deployment")
+    assert [each["name"] for each in alone["spec"]["template"]["spec"]["initContainers"]] == ["pull-reranker"]
+    assert "credentials" in {each["name"] for each in alone["spec"]["template"]["spec"]["volumes"]}
+    for wrong, message in (
+        ({"claimName": "r"}, "leave both empty"),
+        ({"pull": {**pull, "digest": ""}}, "reranker.pull.digest is empty"),
+        ({"pull": {**pull, "url": "s3://models/ranker"}}, "use one kind"),
+    ):
+        with pytest.raises(Refused, match=message):
+            render(helm, {**values, "reranker": {"enabled": True, "pull": pull, **wrong}})
+
+
+def test_a_variant_is_what_is_downloaded_and_served(helm: Path) -> None:
+    pull = {**FETCHED["bundle"]["pull"], "variant": "openvino-int8"}
+    values = {**FETCHED, "bundle": {"source": "oci", "pull": pull}}
+    for name, pod in pods(render(helm, values)):
+        (init,) = pod["initContainers"]
+        assert init["args"][-2:] == ["--variant", "openvino-int8"], name
+        assert init["args"][3].endswith("-openvino-int8"), "another variant of the bundle has another folder"
+    assert render(helm, {**values, "server": {"variant": "openvino-int8"}})
+    with pytest.raises(Refused, match="only the first is downloaded"):
+        render(helm, {**values, "server": {"variant": "onnx"}})
 
 
 def test_the_network_lets_pods_fetch(helm: Path) -> None:

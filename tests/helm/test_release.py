@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import re
 import shlex
@@ -14,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .api_server import Cluster, Run
 from .conftest import ROOT
 from .local_pods import Pod
-from .manifests import CHART
+from .manifests import CHART, FETCHED
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 README = (CHART / "README.md").read_text()
@@ -89,6 +92,62 @@ def claim(api: Cluster) -> str:
     return found
 
 
+def test_the_deployment_workflow(tool: Callable[[str], Path], tmp_path: Path) -> None:
+    """The helm commands of docs/example/ci/github-deploy.yml: canary, comparison, share of the requests, promotion."""
+    program = tool("helm-3.17")  # the version that the workflow installs
+    workflow = yaml.safe_load((ROOT / "docs" / "example" / "ci" / "github-deploy.yml").read_text())
+    new = {
+        "source": "oci://r.example/m@sha256:" + "b" * 64,
+        "digest": "sha256:" + "c" * 64,
+        "image": "sha256:" + "d" * 64,
+    }
+    given = {
+        "CHART": str(CHART), "RELEASE": workflow["env"]["RELEASE"], "WAIT": "",  # the API server starts no pods
+        "BUNDLE_SOURCE": new["source"], "BUNDLE_DIGEST": new["digest"], "IMAGE_DIGEST": new["image"],
+        "FINGERPRINT": "e" * 64, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path),
+    }  # fmt: skip
+    (tmp_path / "helm").symlink_to(program)
+    runs = {step["name"]: step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
+    values = {
+        **FETCHED,
+        "image": {"repository": "r.example/embedship"},
+        "auth": {"allowAnonymous": True},
+        "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
+        "canary": {"compare": {"claimName": "queries"}},
+    }
+    (tmp_path / "values.json").write_text(json.dumps(values))
+    with cluster(program, tmp_path) as (api, helm):
+        done(helm("install", "search", str(CHART), "-n", "embeddings", "--values", str(tmp_path / "values.json")))
+
+        def step(name: str) -> None:
+            environment = {**given, "KUBECONFIG": str(tmp_path / "kubeconfig")}
+            command = ["bash", "-euo", "pipefail", "-c", runs[name]]
+            done(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False))
+
+        step("start the canary")
+        assert served(api, f"{NAME}-canary") == (new["source"], new["digest"], new["image"])
+        step("compare it with the current server on real queries")
+        step("send it a tenth of the requests")
+        backends = api.of("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
+        assert [each["weight"] for each in backends] == [90, 10]
+        assert served(api, NAME)[0] == FETCHED["bundle"]["pull"]["url"]
+        step("remove a canary that failed")
+        assert f"{NAME}-canary" not in api.of("Deployment")
+        step("start the canary")
+        step("promote")
+        assert set(api.of("Deployment")) == {NAME}
+        assert served(api, NAME) == (new["source"], new["digest"], new["image"])
+        step("test the release")
+
+
+def served(api: Cluster, name: str) -> tuple[str, str, str]:
+    """Return the bundle's address and digest, and the image's digest, of a Deployment."""
+    pod = api.of("Deployment")[name]["spec"]["template"]["spec"]
+    arguments = pod["initContainers"][0]["args"]
+    image: str = pod["containers"][0]["image"]
+    return arguments[1], arguments[arguments.index("--digest") + 1], image.partition("@")[2]
+
+
 def test_the_charts_readme(each_helm: Path, tmp_path: Path) -> None:
     assert len(commands(README)) == 2
     with cluster(each_helm, tmp_path) as (_, helm):
@@ -158,6 +217,12 @@ def test_the_notes_say_where_it_answers(helm: Path, tmp_path: Path) -> None:
         for number, (wanted, way) in enumerate(ways.items()):
             given = ("--namespace", "e", *IMAGE, "--set", "auth.create=true", "--set", way)
             assert wanted in done(call("install", f"s{number}", str(CHART), *given))
+        two = "bundles.a.ingress.host=a.example,bundles.b.ingress.host=b.example,ingress.enabled=true"
+        notes = done(
+            call("install", "several", str(CHART), "--namespace", "e", *IMAGE, "--set", f"auth.create=true,{two}")
+        )
+        assert "http://a.example/" in notes
+        assert "http://b.example/" in notes
 
 
 def secret(keys: str) -> dict[str, Any]:

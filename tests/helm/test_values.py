@@ -50,6 +50,8 @@ OPEN |= {
         "httpRoute.filters",
         "metrics.serviceMonitor.relabelings",
         "metrics.serviceMonitor.metricRelabelings",
+        "metrics.podMonitor.relabelings",
+        "metrics.podMonitor.metricRelabelings",
     )
 } | {"extraEnvVars.0.valueFrom", *(f"canary.{name}" for name in OPEN if name.startswith("affinity."))}
 

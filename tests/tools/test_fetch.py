@@ -57,6 +57,18 @@ def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     assert (answer.returncode, answer.stdout.strip()) == (0, str(script))
 
 
+def test_a_moved_folder_still_runs(tmp_path: Path) -> None:
+    """The scripts in .tools/bin have absolute paths."""
+    program = tmp_path / ".tools" / "zizmor" / "zizmor-1.32.0.data" / "scripts" / "zizmor"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho moved")
+    script = tmp_path / ".tools" / "bin" / "zizmor"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\nexec "/gone/zizmor" "$@"\n')
+    assert run(tmp_path, "zizmor").returncode == 0
+    assert subprocess.run([script], capture_output=True, text=True, check=True).stdout == "moved\n"
+
+
 def test_a_package_without_a_program_is_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / ".tools" / "wordnet-base" / "usr" / "share" / "wordnet"
     folder.mkdir(parents=True)

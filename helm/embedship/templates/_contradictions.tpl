@@ -45,13 +45,16 @@
 {{- if and $v.canary.enabled $v.canary.weight $v.ingress.enabled (not (include "embedship.nginx" .)) -}}
 {{- fail (printf "canary.weight is set, but only ingress-nginx supports weights for an Ingress, and ingress.className is %q: use httpRoute, or set canary.nginx to true if the controller is ingress-nginx." $v.ingress.className) -}}
 {{- end -}}
+{{- if and $v.metrics.serviceMonitor.enabled $v.metrics.podMonitor.enabled -}}
+{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled are both true, so Prometheus would count everything twice: disable one of them." -}}
+{{- end -}}
 {{- if and $v.auth.write.create $v.auth.write.existingSecret -}}
 {{- fail "auth.write.create and auth.write.existingSecret are mutually exclusive: unset one of them." -}}
 {{- end -}}
 {{- if and $v.bulkRay.enabled (not $v.networkPolicy.enabled) (not $v.bulkRay.token) -}}
 {{- fail "bulkRay is enabled without networkPolicy.enabled and without bulkRay.token, so any client that reaches the Ray head node can run code on it: enable one of them." -}}
 {{- end -}}
-{{- $s3 := and (eq $v.bundle.source "s3") (include "embedship.pulled" .) -}}
+{{- $s3 := or (and (eq $v.bundle.source "s3") (include "embedship.pulled" .)) (and (include "embedship.rerankerPulled" .) (hasPrefix "s3://" $v.reranker.pull.url)) -}}
 {{- if $v.fetch.enabled -}}{{- range $v.fetch.bundles -}}{{- if hasPrefix "s3://" .url -}}{{- $s3 = true -}}{{- end -}}{{- end -}}{{- end -}}
 {{- if and $s3 (or $v.bundle.pull.ca.configMap $v.bundle.pull.ca.secret) -}}
 {{- fail "bundle.pull.ca is set, but S3 downloads trust public certificate authorities only: leave bundle.pull.ca empty, or use oci, http or hf as the source." -}}
@@ -99,7 +102,8 @@
 {{- $seen := dict -}}
 {{- range $name, $own := $v.bundles -}}
 {{- $each := mergeOverwrite (deepCopy $v) (default dict $own) -}}
-{{- $place := list $each.ingress.host $each.ingress.path $each.httpRoute.hostnames $each.httpRoute.path | toJson -}}
+{{- $route := ternary (list $name) (list $each.httpRoute.hostnames $each.httpRoute.path) $v.httpRoute.combine -}}
+{{- $place := list (ternary (list $each.ingress.host $each.ingress.path) list (or $each.ingress.enabled (not $v.httpRoute.combine))) $route | toJson -}}
 {{- if hasKey $seen $place -}}
 {{- fail (printf "bundles.%s and bundles.%s use the same address: set a different ingress.host or httpRoute.hostnames for each." (get $seen $place) $name) -}}
 {{- end -}}
@@ -155,8 +159,26 @@
 {{- fail "canary.index is set, but the index is in Milvus, so the canary would search the old collection: leave canary.index empty." -}}
 {{- end -}}
 {{- end -}}
-{{- if and $v.reranker.enabled (not $v.reranker.claimName) -}}
-{{- fail "reranker.enabled is true, but reranker.claimName is empty: set it to the claim that contains the re-ranker bundle." -}}
+{{- if and $v.reranker.enabled (not $v.reranker.claimName) (not $v.reranker.pull.url) -}}
+{{- fail "reranker.enabled is true, but reranker.claimName and reranker.pull.url are empty: set the claim that contains the re-ranker bundle, or the address to download it from." -}}
+{{- end -}}
+{{- if include "embedship.rerankerPulled" . -}}
+{{- if or $v.reranker.claimName $v.reranker.path -}}
+{{- fail "reranker.pull.url downloads the re-ranker, but reranker.claimName or reranker.path is also set: leave both empty." -}}
+{{- end -}}
+{{- if not $v.reranker.pull.digest -}}
+{{- fail "reranker.pull.url is set, but reranker.pull.digest is empty: set it to the digest that `embedship push` prints." -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (or $v.networkPolicy.offline (not $v.networkPolicy.egress)) -}}
+{{- fail "reranker.pull.url is set, but the NetworkPolicy blocks the download: set networkPolicy.offline to false, and allow the source in networkPolicy.egress." -}}
+{{- end -}}
+{{- $kinds := list (include "embedship.credentialFile" (dict "url" $v.bundle.pull.url "secret" "any")) (include "embedship.credentialFile" (dict "url" $v.reranker.pull.url "secret" "any")) -}}
+{{- if and (include "embedship.pulled" .) $v.bundle.pull.secret (ne (first $kinds) (last $kinds)) -}}
+{{- fail "bundle.pull.url and reranker.pull.url are different kinds of source, but bundle.pull.secret works for one kind only: use one kind." -}}
+{{- end -}}
+{{- end -}}
+{{- if and (include "embedship.pulled" .) $v.bundle.pull.variant $v.server.variant (ne (default "" $v.server.variant) $v.bundle.pull.variant) -}}
+{{- fail (printf "bundle.pull.variant is %s, but server.variant is %s: only the first is downloaded. Set both to the same, or one of them." $v.bundle.pull.variant $v.server.variant) -}}
 {{- end -}}
 {{- if and $v.gpu.enabled (not (regexMatch "cuda|tensorrt|gpu" (default "auto" $v.server.devices))) -}}
 {{- fail (printf "gpu.enabled requests a GPU, but with server.devices %s the server runs on the CPU: set server.devices: cuda:0, or one device per GPU of gpu.count." (default "auto" $v.server.devices)) -}}
@@ -168,8 +190,42 @@
 {{- if gt ($v.autoscaling.minReplicas | int) ($v.autoscaling.maxReplicas | int) -}}
 {{- fail (printf "autoscaling.minReplicas is %v, which is above autoscaling.maxReplicas (%v): lower the minimum or raise the maximum." $v.autoscaling.minReplicas $v.autoscaling.maxReplicas) -}}
 {{- end -}}
+{{- if include "embedship.httpScaled" . -}}
+{{- if not $v.autoscaling.http.hosts -}}
+{{- fail "autoscaling.kind is http, but autoscaling.http.hosts is empty: set the host names of the requests, by which the interceptor finds this release." -}}
+{{- end -}}
+{{- if $v.ingress.enabled -}}
+{{- fail "autoscaling.kind is http, but an Ingress cannot send requests to the interceptor in another namespace: use httpRoute." -}}
+{{- end -}}
+{{- if $v.canary.weight -}}
+{{- fail "autoscaling.kind is http, and the interceptor sends all requests to one Service: set canary.weight to 0." -}}
+{{- end -}}
+{{- if $v.inferencePool.enabled -}}
+{{- fail "autoscaling.kind is http, so requests go to the interceptor and not to the InferencePool: disable inferencePool, or use autoscaling.kind keda." -}}
+{{- end -}}
+{{- if and $v.check.schedule (eq ($v.autoscaling.http.minReplicas | int) 0) -}}
+{{- fail "check.schedule is set, but the check fails while there are no servers: set autoscaling.http.minReplicas above 0, or leave check.schedule empty." -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $v.autoscaling.kind "keda") (not $v.autoscaling.keda.prometheus) -}}
 {{- fail "autoscaling.kind is keda, but autoscaling.keda.prometheus is empty: set it to the address of Prometheus." -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.inferencePool.enabled -}}
+{{- if not $v.inferencePool.endpointPicker.name -}}
+{{- fail "inferencePool.enabled is true, but inferencePool.endpointPicker.name is empty: set it to the Service of the endpoint picker." -}}
+{{- end -}}
+{{- if $v.canary.enabled -}}
+{{- fail "inferencePool cannot be combined with canary, because the weights of an HTTPRoute apply to Services: disable one of them." -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.exclusiveCpus -}}
+{{- $cpu := get (default dict $v.resources.limits) "cpu" | toString -}}
+{{- if not (regexMatch "^[1-9][0-9]*$" $cpu) -}}
+{{- fail (printf "exclusiveCpus is true, but resources.limits.cpu is %q: set a whole number, because the kubelet's CPU manager assigns whole CPUs." $cpu) -}}
+{{- end -}}
+{{- if not (get $v.resources.limits "memory") -}}
+{{- fail "exclusiveCpus is true, but resources.limits.memory is empty: set it, because the quality of service must be Guaranteed." -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) -}}

@@ -98,6 +98,22 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- if or .Values.ingress.enabled .Values.httpRoute.enabled (ne .Values.service.type "ClusterIP") -}}yes{{- end -}}
 {{- end -}}
 
+{{- /* "yes" if requests come through the interceptor of KEDA's HTTP add-on, else empty. */ -}}
+{{- define "embedship.httpScaled" -}}
+{{- if and .Values.autoscaling.enabled (eq .Values.autoscaling.kind "http") -}}yes{{- end -}}
+{{- end -}}
+
+{{- /* Requests and limits of a container. With exclusiveCpus the requests equal the limits, as the kubelet's CPU manager requires. */ -}}
+{{- define "embedship.resources" -}}
+{{- $requests := ternary .resources.limits .resources.requests .root.Values.exclusiveCpus -}}
+{{- with $requests }}
+requests: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with merge (default dict .gpu) (default dict .resources.limits) }}
+limits: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- /* "yes" if /metrics has a separate port, else empty. /metrics requires no key, so it must not be on a port that is reachable from outside. */ -}}
 {{- define "embedship.ownPort" -}}
 {{- if kindIs "invalid" .Values.metrics.ownPort -}}

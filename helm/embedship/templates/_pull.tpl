@@ -10,14 +10,26 @@
 
 {{- /* Download folder, named by the digest, so that a new bundle does not overwrite the one still being served from the same claim. */ -}}
 {{- define "embedship.pulledTo" -}}
-/bundle/{{ .Values.bundle.pull.digest | trimPrefix "sha256:" | trunc 16 }}
+/bundle/{{ .Values.bundle.pull.digest | trimPrefix "sha256:" | trunc 16 }}{{ with .Values.bundle.pull.variant }}-{{ . }}{{ end }}
 {{- end -}}
 
+{{- /* "yes" if the server's pod downloads its re-ranker, else empty. */ -}}
+{{- define "embedship.rerankerPulled" -}}
+{{- if and .Values.reranker.enabled .Values.reranker.pull.url -}}yes{{- end -}}
+{{- end -}}
+
+{{- /* Folder of the re-ranker in the container. */ -}}
+{{- define "embedship.reranker" -}}
+{{- ternary "/reranker/bundle" (clean (printf "/reranker/%s" .Values.reranker.path)) (eq (include "embedship.rerankerPulled" .) "yes") -}}
+{{- end -}}
+
+{{- /* Time of the downloads before a server starts. They run one after the other. */ -}}
 {{- define "embedship.pullSeconds" -}}
-{{- ternary (.Values.bundle.pull.maxSeconds | int) 0 (eq (include "embedship.pulled" .) "yes") -}}
+{{- $downloads := printf "%s%s" (include "embedship.pulled" .) (include "embedship.rerankerPulled" .) -}}
+{{- mul (.Values.bundle.pull.maxSeconds | int) (div (len $downloads) (len "yes")) -}}
 {{- end -}}
 
-{{- /* Container that runs `embedship pull`. Arguments: `name`, `url`, `digest`, `target` folder and `volume`; the rest comes from bundle.pull.
+{{- /* Container that runs `embedship pull`. Arguments: `name`, `url`, `digest`, `variant`, `target` folder, `volume` and its `mount`; the rest comes from bundle.pull.
 It ends when the bundle is complete and verified. After a restart it resumes the download.
 --force replaces only a damaged copy, because the folder is named by the digest. A damaged copy would otherwise stop every later pod. */ -}}
 {{- define "embedship.pullContainer" -}}
@@ -34,6 +46,10 @@ It ends when the bundle is complete and verified. After a restart it resumes the
     - --digest
     - {{ .digest | quote }}
     - --force
+    {{- with .variant }}
+    - --variant
+    - {{ . | quote }}
+    {{- end }}
     {{- if $pull.key.configMap }}
     - --key
     - /key/key.pem
@@ -58,9 +74,9 @@ It ends when the bundle is complete and verified. After a restart it resumes the
   envFrom:
     - secretRef: {name: {{ $pull.secret | quote }}}
   {{- end }}
-  resources: {{- toYaml $pull.resources | nindent 4 }}
+  resources: {{- include "embedship.resources" (dict "root" .root "resources" $pull.resources) | nindent 4 }}
   volumeMounts:
-    - {name: {{ .volume }}, mountPath: /bundle}
+    - {name: {{ .volume }}, mountPath: {{ default "/bundle" .mount }}}
     - {name: tmp, mountPath: /tmp}
     {{- if $file }}
     - {name: credentials, mountPath: /credentials, readOnly: true}
@@ -84,8 +100,22 @@ It ends when the bundle is complete and verified. After a restart it resumes the
 {{- if include "embedship.pulled" . }}
 initContainers:
   {{- $pull := .Values.bundle.pull }}
-  {{- $arguments := dict "root" . "name" "pull" "url" $pull.url "digest" $pull.digest "target" (include "embedship.pulledTo" .) "volume" "bundle" }}
+  {{- $arguments := dict "root" . "name" "pull" "url" $pull.url "digest" $pull.digest "variant" $pull.variant "target" (include "embedship.pulledTo" .) "volume" "bundle" }}
   {{- include "embedship.pullContainer" $arguments | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* Init containers of the server: downloads of the bundle and of the re-ranker. */ -}}
+{{- define "embedship.serverInits" -}}
+{{- if include "embedship.pulled" . }}
+{{- include "embedship.pull" . }}
+{{- else if include "embedship.rerankerPulled" . }}
+initContainers:
+{{- end }}
+{{- if include "embedship.rerankerPulled" . }}
+  {{- $pull := .Values.reranker.pull }}
+  {{- $arguments := dict "root" . "name" "pull-reranker" "url" $pull.url "digest" $pull.digest "variant" $pull.variant "target" (include "embedship.reranker" .) }}
+  {{- include "embedship.pullContainer" (mergeOverwrite $arguments (dict "volume" "reranker" "mount" "/reranker")) | nindent 2 }}
 {{- end }}
 {{- end -}}
 

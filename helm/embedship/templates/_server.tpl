@@ -58,11 +58,12 @@ spec:
   {{- if .Values.topologySpread.enabled }}
   topologySpreadConstraints: {{- include "embedship.spread" . | nindent 4 }}
   {{- end }}
-  {{- with include "embedship.pull" . }}
+  {{- $inits := include "embedship.serverInits" . }}
+  {{- with $inits }}
   {{- . | nindent 2 }}
   {{- end }}
   {{- with .Values.extraInitContainers }}
-  {{- if not (include "embedship.pulled" $) }}
+  {{- if not $inits }}
   initContainers:
   {{- end }}
     {{- toYaml . | nindent 4 }}
@@ -96,7 +97,7 @@ spec:
         {{- end }}
         {{- end }}
         {{- if .Values.reranker.enabled }}
-        - {name: EMBEDSHIP_RERANKER, value: {{ clean (printf "/reranker/%s" .Values.reranker.path) | quote }}}
+        - {name: EMBEDSHIP_RERANKER, value: {{ include "embedship.reranker" . | quote }}}
         {{- end }}
         {{- if include "embedship.secret" . }}
         - {name: EMBEDSHIP_API_KEY_FILE, value: /keys/api-keys}
@@ -139,12 +140,7 @@ spec:
         {{- toYaml .Values.probes.readiness | nindent 8 }}
       resources:
         {{- $gpu := ternary (dict .Values.gpu.resource (.Values.gpu.count | int)) dict .Values.gpu.enabled }}
-        {{- with .Values.resources.requests }}
-        requests: {{- toYaml . | nindent 10 }}
-        {{- end }}
-        {{- with merge $gpu (default dict .Values.resources.limits) }}
-        limits: {{- toYaml . | nindent 10 }}
-        {{- end }}
+        {{- include "embedship.resources" (dict "root" . "resources" .Values.resources "gpu" $gpu) | nindent 8 }}
       volumeMounts:
         {{- include "embedship.bundleMount" . | nindent 8 }}
         - {name: state, mountPath: /state}
@@ -189,7 +185,14 @@ spec:
     {{- end }}
     {{- if .Values.reranker.enabled }}
     - name: reranker
+      {{- if include "embedship.rerankerPulled" . }}
+      emptyDir: {sizeLimit: {{ .Values.bundle.pull.size | quote }}}
+      {{- else }}
       persistentVolumeClaim: {claimName: {{ .Values.reranker.claimName | quote }}, readOnly: true}
+      {{- end }}
+    {{- if and (include "embedship.rerankerPulled" .) (not (include "embedship.pulled" .)) }}
+    {{- include "embedship.pullSources" (dict "root" . "url" .Values.reranker.pull.url) | nindent 4 }}
+    {{- end }}
     {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}

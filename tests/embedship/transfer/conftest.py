@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from embedship.bundle import Bundle
+from embedship.commands import main
 from embedship.transfer import oci
 from embedship.transfer.retry import RetryPolicy
 
@@ -125,6 +127,43 @@ _PLACES: dict[str, Callable[..., Place]] = {
     "http-without-ranges": _web(False),
     "hf": _hf,
 }
+
+
+class Answer(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Answer]
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run `embedship pull` in this process, without any credentials. A new process would take a second to start."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def call(*arguments: object) -> Answer:
+        code = main.run(["pull", *map(str, arguments)])
+        said = capsys.readouterr()
+        return Answer(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def run(command: Command, place: Place, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Return the JSON answer, with the exit code."""
+    for name, value in place.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def call(out: Path, *more: object) -> dict[str, Any]:
+        answer = command(place.address, "--out", out, "--json", "--retries", 3, *more)
+        return {**json.loads(answer.stdout), "code": answer.code, "stderr": answer.stderr}
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
 
 from embedship.bundle import MANIFEST, Bundle
-from embedship.commands import main
 from embedship.errors import UnsafeError
 from embedship.files import sealed
 from embedship.files.sealed import SealedFile
@@ -25,46 +24,10 @@ from embedship.transfer.registry import digest_of
 from embedship.transfer.web import PIECE
 
 from . import servers
-from .conftest import LARGE, Place
+from .conftest import LARGE, Answer, Command, Place, Run
 from .servers import SECONDS, embedship
 
-
-class Answer(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Answer]
-Run = Callable[..., dict[str, Any]]
 Fetch = Callable[..., Answer]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Run `embedship pull` in this process, without any credentials. A new process would take a second to start."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "1000")
-
-    def call(*arguments: object) -> Answer:
-        code = main.run(["pull", *map(str, arguments)])
-        said = capsys.readouterr()
-        return Answer(code, said.out, said.err)
-
-    return call
-
-
-@pytest.fixture
-def run(command: Command, place: Place, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return the JSON answer, with the exit code."""
-    for name, value in place.environment.items():
-        monkeypatch.setenv(name, value)
-
-    def call(out: Path, *more: object) -> dict[str, Any]:
-        answer = command(place.address, "--out", out, "--json", "--retries", 3, *more)
-        return {**json.loads(answer.stdout), "code": answer.code, "stderr": answer.stderr}
-
-    return call
 
 
 def is_the_bundle(out: Path, small: Bundle) -> bool:
