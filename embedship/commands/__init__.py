@@ -1,7 +1,9 @@
 """Commands: the command line, and the commands that need no other folder.
 
 demo.py      `embedship demo`
+guide.py     Examples, next steps, and how to go on after Ctrl-C
 main.py      The command line: finds and runs a command
+options.py   Options that all commands share: --quiet, --verbose, short letters
 sign.py      `embedship sign`
 transfer.py  `embedship push` and `embedship pull`
 tune.py      `embedship tune`

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
+from embedship import terminal
 from embedship.bundle import MANIFEST, Bundle
 from embedship.errors import UsageError
 from embedship.transfer import oci
@@ -74,7 +74,7 @@ def push(
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
-    console = Console(highlight=False)
+    console = terminal.output()
     console.print(f"{bundle} is at {source}", soft_wrap=True)
     console.print(f"{MANIFEST} {digest}, fingerprint {report.fingerprint}", soft_wrap=True)
 
@@ -130,7 +130,7 @@ def pull(
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
-    console = Console(highlight=False)
+    console = terminal.output()
     console.print(f"{report.source}", soft_wrap=True)
     console.print(f"{MANIFEST} {report.digest}", soft_wrap=True)
     amount = (
