@@ -54,7 +54,7 @@ def test_the_log_names_what_differs_from_the_defaults() -> None:
         (
             Path("i"),
             ["key"],
-            "http://host/search -H 'Authorization: Bearer KEY' -H 'Content-Type: application/json' -d",
+            "http://host/search -H 'Authorization: Bearer KEY' -H 'Content-Type: ",
         ),
     ],
 )
