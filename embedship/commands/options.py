@@ -58,8 +58,9 @@ def _shown(parameter: inspect.Parameter, hint: Any) -> Any:
     annotation = hint if hint is not None else parameter.annotation
     if get_origin(annotation) is not Annotated:
         return annotation
-    kind, *metadata = get_args(annotation)
-    return Annotated[kind, *(_changed(parameter.name, each) for each in metadata)]
+    kind, info = get_args(annotation)
+    changed = _changed(parameter.name, info)
+    return Annotated[kind, changed]
 
 
 def _changed(name: str, info: Any) -> Any:

@@ -281,7 +281,7 @@ def _print(report: CompareReport) -> None:
     table = Table()
     for heading in ("gate", "result", "measured"):
         table.add_column(heading)
-    results = {True: "passed", False: Text("failed", style="red"), None: "reported"}
+    results: dict[bool | None, str | Text] = {True: "passed", False: Text("failed", style="red"), None: "reported"}
     for gate in report.gates:
         table.add_row(gate.name, results[gate.passed], gate.reason)
     console.print(table)

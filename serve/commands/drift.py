@@ -166,7 +166,7 @@ def _table(comparison: DriftComparison) -> Table:
     table = Table()
     for heading in ("test", "value", "limit", "result"):
         table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
-    results = {True: Text("above", style="red"), False: "within", None: ""}
+    results: dict[bool | None, str | Text] = {True: Text("above", style="red"), False: "within", None: ""}
     for line in tests(comparison):
         table.add_row(line.test, line.found, line.limit, results[line.fired])
     return table
