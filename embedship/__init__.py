@@ -17,6 +17,7 @@ packing.py         Encodes vectors in one of the bundle's codes
 queries.py         Query log: texts, sessions, times, recalls
 ranking.py         Selects the k best rows by score
 stdlib_docs.py     Real texts that every machine has: Python's documentation
+terminal.py        Terminal output: results, progress, warnings, and how much of them
 timing.py          Times several variants in turn
 tokens.py          Tokenizer: texts to token ids
 tune.py            Measures the variants on this machine

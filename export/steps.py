@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
+
+from embedship import terminal
 
 
 class StepTimer:
     """Prints and times steps. `seconds` has the duration of each step, in order."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or terminal.messages()
         self.seconds: dict[str, float] = {}
 
     def say(self, line: str) -> None:
@@ -26,8 +29,8 @@ class StepTimer:
         with self._console.status(what):
             yield
         self.seconds[what] = time.perf_counter() - started
-        self._console.print(f"{what} [dim]{self.seconds[what]:.1f} s[/]")
+        self._console.print(Text.assemble(what, (f" {self.seconds[what]:.1f} s", "dim")))
 
     def note(self, sentence: str) -> None:
         """Print a line between the steps."""
-        self._console.print(sentence, soft_wrap=True, markup=False)
+        self._console.print(sentence, soft_wrap=True)

@@ -13,11 +13,12 @@ import time
 
 import prometheus_client
 
-from embedship import hardware
+from embedship import hardware, terminal
 from embedship.distributions import conflicts
 from embedship.errors import EmbedshipError, UsageError
 from embedship.serve.http.app import App
 from embedship.serve.http.connection import PROBE_CONNECTIONS, ConnectionLimiter, ConnectionLimits
+from embedship.serve.http.routes import dashboard
 from embedship.serve.http.routes.health import metrics_routes
 from embedship.serve.http.routes.info import info
 from embedship.serve.http.server import GracefulServer, MetricsListener, bind_socket
@@ -26,6 +27,7 @@ from embedship.serve.settings import Settings
 from embedship.serve.telemetry import logs, tracing
 from embedship.serve.telemetry.logs import LogFormat
 from embedship.shapes import remark
+from embedship.terminal import Verbosity
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ def _run(settings: Settings, began: float) -> None:
     metrics_socket = _metrics_socket(settings)
     for warning in conflicts():
         logger.warning("%s", warning)
-    for line in settings.lines():
+    for line in settings.lines(every=terminal.verbosity() is Verbosity.VERBOSE):
         _log(line)
     with ServerState.open(settings) as state:
         _log_summary(state)
@@ -89,6 +91,8 @@ def _run(settings: Settings, began: float) -> None:
 
         def listening() -> None:
             _log(f"ready in {time.perf_counter() - began:.1f} s, listening on {_url(listener)}")
+            for line in _banner(state, _url(listener)):
+                _log(line)
 
         server = GracefulServer(app, listener, limiter, state.drain, listening, background, side)
         state.metrics.connections.set_function(lambda: len(server.server_state.connections))
@@ -163,6 +167,18 @@ def _log_summary(state: ServerState) -> None:
     for model in service.models:
         if model.remark:
             logger.warning("%s", model.remark)
+
+
+def _banner(state: ServerState, url: str) -> list[str]:
+    """Return the lines that say where to look and what to try first."""
+    key = " -H 'Authorization: Bearer KEY'" if state.keys else ""
+    path, field = ("/search", "query") if state.settings.index else ("/v1/embeddings", "input")
+    body = f'{{"{field}": "a text"}}'
+    metrics = "" if state.settings.metrics_port is not None else f", metrics: {url}/metrics"
+    return [
+        f"quality: {url}{dashboard.PATH}, API: {url}/openapi.json{metrics}",
+        f"try: curl {url}{path}{key} -H 'Content-Type: application/json' -d '{body}'",
+    ]
 
 
 def _auth_summary(state: ServerState) -> tuple[int, str]:

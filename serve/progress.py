@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from embedship import terminal
 
 
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Callable[[int], object]]:
     """Show a progress bar on stderr. Yields a function to call with the number of items just finished."""
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=terminal.messages()) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)
 

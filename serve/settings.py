@@ -355,9 +355,13 @@ class Settings:
         """Devices, each with its own worker process. Empty: the model runs inside this process."""
         return () if self.devices in _IN_PROCESS else device.several(self.devices)
 
-    def lines(self) -> list[str]:
-        """Return `name = value` lines for the log at startup. They contain no secrets: keys are not settings."""
-        return [f"{field.name} = {getattr(self, field.name)}" for field in fields(self)]
+    def lines(self, every: bool = False) -> list[str]:
+        """Return `name = value` lines for the log at startup: settings that differ from the defaults, or `every` one.
+
+        They contain no secrets: keys are not settings.
+        """
+        values = [(field, getattr(self, field.name)) for field in fields(self)]
+        return [f"{field.name} = {value}" for field, value in values if every or value != field.default]
 
 
 RANGES = MappingProxyType(

@@ -28,6 +28,7 @@ ORDER: dict[str, tuple[tuple[str, ...], ...]] = {
             "codes",
             "distributions",
             "stdlib_docs",
+            "terminal",
             "timing",
             "version",
         ),

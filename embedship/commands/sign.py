@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
+from embedship import terminal
 from embedship.bundle import SIGNATURE, Bundle
 from embedship.bundle.signing import BundleSigner
 from embedship.commands.options import BundleArgument, JsonOption
@@ -33,4 +33,4 @@ def sign(
         typer.echo(msgspec.json.encode(answer).decode())
     else:
         files = len(opened.manifest.files) + 1
-        Console(highlight=False).print(f"{bundle / SIGNATURE} signs {files} files", soft_wrap=True)
+        terminal.output().print(f"{bundle / SIGNATURE} signs {files} files", soft_wrap=True)

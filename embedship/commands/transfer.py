@@ -7,8 +7,8 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
+from embedship import terminal
 from embedship.bundle import MANIFEST, Bundle
 from embedship.commands.options import BundleArgument, JsonOption
 from embedship.errors import UsageError
@@ -75,7 +75,7 @@ def push(
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
-    console = Console(highlight=False)
+    console = terminal.output()
     console.print(f"{bundle} is at {source}", soft_wrap=True)
     console.print(f"{MANIFEST} {digest}, fingerprint {report.fingerprint}", soft_wrap=True)
 
@@ -135,7 +135,7 @@ def pull(
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
-    console = Console(highlight=False)
+    console = terminal.output()
     console.print(f"{report.source}", soft_wrap=True)
     console.print(f"{MANIFEST} {report.digest}", soft_wrap=True)
     amount = (

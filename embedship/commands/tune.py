@@ -8,11 +8,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from embedship import terminal, variant_choice
 from embedship import tune as tuning
-from embedship import variant_choice
 from embedship.bundle import Bundle, Objective, VariantChoice
 from embedship.commands.options import BundleArgument, JsonOption
 from embedship.files import jsonl
@@ -46,7 +45,7 @@ def tune(
     """
     opened = Bundle.open(bundle)
     lines = [row.text for row in jsonl.read(texts, jsonl.TextLine)] if texts else []
-    console = Console(stderr=True, highlight=False)
+    console = terminal.messages()
     with console.status("") as status:
         choice = tuning.remeasure(
             opened,
@@ -60,7 +59,7 @@ def tune(
         answer: dict[str, Any] = {"bundle": str(bundle), "fingerprint": opened.fingerprint, "file": str(path)}
         typer.echo(msgspec.json.encode({**answer, **msgspec.to_builtins(choice)}).decode())
         return
-    out = Console(highlight=False)
+    out = terminal.output()
     out.print(table(choice))
     for line in notes(choice):
         out.print(line, soft_wrap=True)

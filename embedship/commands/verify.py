@@ -8,10 +8,9 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from embedship import golden, hardware, shapes, variant_choice
+from embedship import golden, hardware, shapes, terminal, variant_choice
 from embedship.bundle import SIGNATURE, Bundle, Precision, ShapeCertificate
 from embedship.commands.options import BundleArgument, JsonOption
 from embedship.encoder import Encoder
@@ -67,7 +66,7 @@ def verify(
         answer["skipped"] = skipped
         typer.echo(msgspec.json.encode({"bundle": str(bundle), **answer}).decode())
         return
-    console = Console()
+    console = terminal.output()
     console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
     console.print(_SIGNATURE_MESSAGES[signature])
     console.print(_table(results))

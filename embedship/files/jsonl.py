@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from embedship.errors import UsageError
+from embedship.files.json_errors import explain
 
 Row = TypeVar("Row")
 
@@ -59,6 +60,6 @@ def _parsed(parse: Callable[[bytes], Row], line: bytes, where: str) -> Row:
     except UnicodeDecodeError as error:
         raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{where}: {explain(error)}") from None
     except RecursionError:
         raise UsageError(f"{where}: {TOO_DEEP}") from None

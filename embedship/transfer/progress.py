@@ -9,6 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from embedship import terminal
+
 _PAUSE = 10.0  # seconds between two lines of a log
 
 
@@ -16,7 +18,7 @@ class TransferProgress:
     """Shows the progress of one transfer. Use it as a context manager: the bar is removed at the end."""
 
     def __init__(self, label: str, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or terminal.messages()
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         self._progress = Progress(TextColumn(label), *columns, console=self._console, transient=True)
         self._task = self._progress.add_task(label, total=None)

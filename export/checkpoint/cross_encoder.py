@@ -125,6 +125,15 @@ def folder_of(path: Path, origin: CheckpointOrigin) -> SentenceTransformersFolde
     return folder
 
 
+def is_cross_encoder(path: Path) -> bool:
+    """Return whether the folder has a classification head and no pooling: it has no vector per text."""
+    if not (path / "config.json").is_file():
+        return False
+    names = read(path / "config.json").get("architectures") or ["none"]
+    listing = path / "modules.json"
+    return str(names[0]).endswith(_ARCHITECTURE) and not (listing.is_file() and "Pooling" in listing.read_text("utf-8"))
+
+
 def _refuse_code(path: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if (path / name).is_file() and read(path / name).get("auto_map") is not None:

@@ -75,6 +75,8 @@ def _folder(
 ) -> SentenceTransformersFolder:
     if how.task is Task.RERANK:
         return cross_encoder.folder_of(_ready(given, work_folder / "whole", how), origin)
+    if not how.pooling and cross_encoder.is_cross_encoder(given):
+        raise UsageError(f"{given} is a cross-encoder: it scores pairs and has no vector per text. Add --task rerank")
     if adapter.is_adapter(given):
         with steps.step("merge the adapter"):
             folder, merge = _merged(given, work_folder, how)

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from embedship import engine, hardware, variant_choice
+from embedship import engine, hardware, terminal, variant_choice
 from embedship.bundle import Bundle, RetrievalResult
 from embedship.commands.options import BundleArgument, JsonOption
 from embedship.encoder import Encoder
@@ -37,7 +36,7 @@ def evaluate(
     dimensions: Annotated[str, typer.Option(help="Matryoshka dimensions, comma-separated (default: all).")] = "",
     codes: Annotated[str, typer.Option(help=f"Vector codes: {', '.join(_STORAGES)} (default: all).")] = "",
     title: Annotated[
-        bool, typer.Option("--title", help='Embed "title text" of each document, not the text alone.')
+        bool, typer.Option("--with-title", help='Embed "title text" of each document, not the text alone.')
     ] = False,
     max_recall_drop: Annotated[
         float | None,
@@ -61,7 +60,7 @@ def evaluate(
     names = _names(opened, variants)
     wanted_dimensions = _dimensions(opened, dimensions)
     storages = _storages(codes)
-    console = Console(stderr=True, highlight=False)
+    console = terminal.messages()
     pipeline = opened.manifest.pipeline
     data = RetrievalDataset.read(folder, title).encodable(Tokenizer.open(opened), pipeline, console.print)
     plain = [opened.plain.name] if max_recall_drop is not None and opened.plain.name not in names else []
@@ -80,7 +79,7 @@ def evaluate(
     if as_json:
         typer.echo(_json(opened, data, rows))
     else:
-        Console(highlight=False).print(rows_table(rows, caption))
+        terminal.output().print(rows_table(rows, caption))
     if max_recall_drop is not None:
         narrowed = bool(dimensions or codes)
         full = opened.manifest.pipeline.dimension
@@ -99,7 +98,7 @@ def _names(bundle: Bundle, wanted: str) -> list[str]:
     if wanted == "all":
         for variant in bundle.variants:
             if not here.meets(variant.needs):
-                Console(stderr=True).print(f"{variant.name} is left out: it needs {' or '.join(variant.needs)}")
+                terminal.messages().print(f"{variant.name} is left out: it needs {' or '.join(variant.needs)}")
         return [v.name for v in bundle.variants if here.meets(v.needs)]
     named = [bundle.variant(name) for name in _parts(wanted)] or [variant_choice.variant(bundle)]
     for variant in named:
@@ -137,7 +136,7 @@ def _encoded(bundle: Bundle, name: str, data: RetrievalDataset) -> EncodedDatase
 @contextmanager
 def _bar(name: str, total: int) -> Iterator[retrieval_metrics.Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=terminal.messages()) as progress:
         task = progress.add_task(name, total=total)
         yield lambda count: progress.advance(task, count)
 

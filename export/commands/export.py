@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedship import terminal
 from embedship.bundle import Bundle, Objective, Task
 from embedship.commands.options import JsonOption, with_options
 from embedship.errors import UsageError
@@ -274,7 +275,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, as_json: bool) -> None:
     import msgspec
-    from rich.console import Console
 
     from embedship.export import dry_run as export_dry_run
 
@@ -282,21 +282,19 @@ def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, a
     if as_json:
         typer.echo(msgspec.json.encode(planned).decode())
         return
-    console = Console(highlight=False)
+    console = terminal.output()
     console.print(export_dry_run.table(planned))
     count, size = len(planned.files), planned.bytes / 1e6
     console.print(f"{out} would contain {count} files, about {size:,.0f} MB, checked on {planned.texts} texts")
 
 
 def _report(bundle: Bundle, seconds: dict[str, float], as_json: bool) -> None:
-    from rich.console import Console
-
     from embedship.export.report import console as report_console
 
     if as_json:
         typer.echo(report_console.as_json(bundle, seconds))
         return
-    console = Console(highlight=False)
+    console = terminal.output()
     console.print(report_console.table(bundle))
     for line in (
         *report_console.left_out(bundle),

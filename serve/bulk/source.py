@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from embedship.errors import MissingExtra, UsageError
+from embedship.files.json_errors import explain
 from embedship.files.jsonl import TOO_DEEP
 from embedship.serve.bulk.storage import InputLocation, open_location
 
@@ -68,7 +69,7 @@ class JsonLines:
                 try:
                     parsed = _text_row(self._decode(line), self._columns, f"line {number}")
                 except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                    bad.append(f"line {number}: {TOO_DEEP if isinstance(error, RecursionError) else error}")
+                    bad.append(f"line {number}: {TOO_DEEP if isinstance(error, RecursionError) else explain(error)}")
                     if len(bad) == _MAX_REPORTED:
                         break
                     continue

@@ -16,8 +16,8 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
-from rich.console import Console
 
+from embedship import terminal
 from embedship.bundle import ManifestRecord
 from embedship.commands.options import JsonOption
 from embedship.errors import EmbedshipError, UnsafeError, UsageError
@@ -260,4 +260,4 @@ def _total_bytes(manifest: BackupManifest) -> int:
 
 
 def _print(sentence: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(sentence, markup=False)
+    terminal.output().print(sentence, soft_wrap=True)

@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import typer
-from rich.console import Console
 
+from embedship import terminal
 from embedship.bundle import Bundle, ModelSpec, Precision
 from embedship.codes import cosine
 from embedship.commands.options import JsonOption
@@ -54,11 +54,10 @@ def check(
     if as_json:
         typer.echo(msgspec.json.encode(result).decode())
         return
-    Console(highlight=False).print(
+    terminal.output().print(
         f"{url} serves {result.fingerprint[:12]} as {result.variant}: {result.texts} golden texts, cosine to the "
         f"checkpoint min {result.cosine_minimum:.5f}, mean {result.cosine_mean:.5f}",
         soft_wrap=True,
-        markup=False,
     )
 
 

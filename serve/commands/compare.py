@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from embedship import terminal
 from embedship.commands.options import JsonOption, with_options
 from embedship.errors import UsageError
 from embedship.files import atomic_file
@@ -274,13 +275,13 @@ def _write_page(path: Path, result: ComparisonResult) -> None:
 
 
 def _print(report: CompareReport) -> None:
-    console = Console(highlight=False)
+    console = terminal.output()
     for sentence in report.verdict:
-        console.print(sentence, markup=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
     table = Table()
     for heading in ("gate", "result", "measured"):
         table.add_column(heading)
-    results = {True: "passed", False: "[red]failed[/]", None: "reported"}
+    results: dict[bool | None, str | Text] = {True: "passed", False: Text("failed", style="red"), None: "reported"}
     for gate in report.gates:
         table.add_row(gate.name, results[gate.passed], gate.reason)
     console.print(table)

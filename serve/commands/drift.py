@@ -9,9 +9,10 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from embedship import terminal
 from embedship.bundle import Bundle
 from embedship.commands.options import JsonOption, with_options
 from embedship.errors import UsageError
@@ -148,25 +149,25 @@ def _write_page(path: Path, report: DriftCommandReport, reference: DriftReferenc
 
 
 def _warn(sentence: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print("[yellow]warning:[/]", sentence)
+    terminal.warn(sentence)
 
 
 def _print(report: DriftCommandReport) -> None:
-    console = Console(highlight=False)
+    console = terminal.output()
     for sentence in report.verdict:
-        console.print(sentence, markup=False)
+        console.print(sentence)
     if report.comparison.report.state is not SignalState.UNKNOWN:
         console.print(_table(report.comparison))
     for each in report.comparison.evidence.queries:
         if each.text:
-            console.print(f"{each.distance:.2f}  {each.text}", markup=False)
+            console.print(f"{each.distance:.2f}  {each.text}")
 
 
 def _table(comparison: DriftComparison) -> Table:
     table = Table()
     for heading in ("test", "value", "limit", "result"):
         table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
-    results = {True: "[red]above[/]", False: "within", None: ""}
+    results: dict[bool | None, str | Text] = {True: Text("above", style="red"), False: "within", None: ""}
     for line in tests(comparison):
         table.add_row(line.test, line.found, line.limit, results[line.fired])
     return table

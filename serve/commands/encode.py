@@ -10,10 +10,9 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from embedship import variant_choice
+from embedship import terminal, variant_choice
 from embedship.bundle import Bundle, VectorCode
 from embedship.commands.options import BundleArgument, JsonOption, with_options
 from embedship.serve.bulk import run
@@ -147,7 +146,7 @@ def encode(options: EncodeCommandOptions) -> None:
     if options.as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        Console(highlight=False).print(_summary(report), soft_wrap=True)
+        terminal.output().print(_summary(report), soft_wrap=True)
 
 
 @contextmanager
@@ -157,7 +156,7 @@ def _open_encoders(bundle: Bundle, variant: str, device: str, ray: str | None) -
         from embedship.serve.bulk.ray_session import ray_session
 
         with ray_session(ray, bundle, variant, device) as cluster:
-            Console(stderr=True, highlight=False).print(f"encoding on {cluster}")
+            terminal.messages().print(f"encoding on {cluster}")
             yield cluster
         return
     from embedship import golden, shapes
@@ -176,7 +175,7 @@ class EncodeProgress(ProgressCounter):
         super().__init__()
         rate = TextColumn("{task.fields[rate]}")
         columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = Progress(*columns, console=terminal.messages())
         self._task = self._progress.add_task("", total=None, rate="")
 
     def show(self) -> None:

@@ -172,9 +172,10 @@ class IndexCommandOptions:
             rich_help_panel=_GOALS,
         ),
     ] = None
-    plot: Annotated[
+    page: Annotated[
         Path | None,
         typer.Option(
+            "--report",
             metavar="FILE.html",
             help="With --recall: write a page with the measurements. Replaces the file.",
             rich_help_panel=_GOALS,
@@ -224,10 +225,10 @@ def index(options: IndexCommandOptions) -> None:
     try:
         built = _build(bundle, options, build_options)
     except GoalsMissed as missed:
-        index_goals.show(missed.choice, options.plot, options.as_json, str(missed))
+        index_goals.show(missed.choice, options.page, options.as_json, str(missed))
         raise typer.Exit(missed.exit_code) from None
     if built.manifest.choice:
-        index_goals.show(built.manifest.choice, options.plot, options.as_json)
+        index_goals.show(built.manifest.choice, options.page, options.as_json)
     show(report(options.out, built), options.as_json)
 
 
@@ -238,8 +239,8 @@ def _build_options(options: IndexCommandOptions) -> IndexOptions:
     if sum(each is not None for each in (options.factory, options.kind, options.recall)) > 1:
         raise UsageError("--kind, --factory and --recall each decide which index is built: give only one of them")
     goals = index_goals.goals(options.recall, options.memory, options.latency)
-    if options.plot:
-        atomic_file.check_writable(options.plot, force=True)
+    if options.page:
+        atomic_file.check_writable(options.page, force=True)
     effort = SearchEffort(oversample=options.oversample, nprobe=options.nprobe, ef_search=options.ef_search)
     if goals and (effort.named or options.stage_dimension):
         raise UsageError(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from embedship import terminal
 from embedship.errors import GateError, UsageError
 from embedship.files import atomic_file
 from embedship.serve.index.manifest import SAMPLED, IndexChoice, IndexGoals, frontier
@@ -49,19 +49,18 @@ def _amount(text: str, units: dict[str, float], option: str, example: str) -> fl
     return float(match[1]) * units[match[2]]
 
 
-def show(choice: IndexChoice, plot: Path | None, as_json: bool, missed: str | None = None) -> None:
-    """Print the table of measurements (not with --json), write the page to `plot`, and print the missed goals."""
-    if plot:
+def show(choice: IndexChoice, page: Path | None, as_json: bool, missed: str | None = None) -> None:
+    """Print the table of measurements (not with --json), write `page`, and print the missed goals."""
+    if page:
         from embedship.serve.indexing.goals_page.render import html
 
-        atomic_file.write(plot, html(choice, missed).encode())
+        atomic_file.write(page, html(choice, missed).encode())
     if as_json and missed:
         typer.echo(msgspec.json.encode(GoalsMissedReport(missed, GateError.exit_code, choice)).decode())
     if not as_json:
-        Console(highlight=False).print(_table(choice))
+        terminal.output().print(_table(choice))
     if missed:
-        Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]error:[/]", end=" ")
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(missed)
+        terminal.print_error(missed)
 
 
 def _table(choice: IndexChoice) -> Table:

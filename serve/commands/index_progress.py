@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from embedship import terminal
 
 if TYPE_CHECKING:
     from embedship.serve.indexing.build import BuildStep
@@ -17,7 +18,7 @@ class IndexProgress:
     def __init__(self) -> None:
         columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
-        self._progress = Progress(*columns, rate, TimeRemainingColumn(), console=Console(stderr=True))
+        self._progress = Progress(*columns, rate, TimeRemainingColumn(), console=terminal.messages())
         self._tasks: dict[BuildStep, TaskID] = {}
 
     def show(self, step: BuildStep, done: int, total: int) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from embedship import terminal
 from embedship.bundle import VectorCode
 from embedship.serve.documents.chunking import Chunking
 from embedship.serve.documents.corpus import SkippedDocuments
@@ -79,7 +79,7 @@ def show(report: IndexReport, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        Console(highlight=False).print(_table(report))
+        terminal.output().print(_table(report))
 
 
 def _table(report: IndexReport) -> Table:

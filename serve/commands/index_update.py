@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 
+from embedship import terminal
 from embedship.bundle import Bundle
 from embedship.commands.options import JsonOption
 from embedship.serve.documents.corpus import SkippedDocuments
@@ -88,7 +88,7 @@ def update(
             documents=backend.size.documents,
             compacted=compacted,
         )
-    typer.echo(msgspec.json.encode(report).decode()) if as_json else Console(highlight=False).print(_summary(report))
+    typer.echo(msgspec.json.encode(report).decode()) if as_json else terminal.output().print(_summary(report))
 
 
 def _open_index(index: Path | Address, bundle: Bundle) -> MutableIndex | MilvusBackend:

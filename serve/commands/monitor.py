@@ -8,8 +8,8 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
 
+from embedship import terminal
 from embedship.errors import UsageError
 from embedship.monitor import assets
 from embedship.monitor.assets.options import CASES, THRESHOLDS, AssetOptions, customised
@@ -124,7 +124,7 @@ def _write_folder(texts: dict[str, str], out: Path) -> None:
 
 
 def _print_next_steps(out: Path, texts: dict[str, str]) -> None:
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = terminal.messages()
     runbooks = sum(name.startswith("runbooks/Embedship") for name in texts)
     console.print(f"{out}/rules.yaml        for Prometheus: rule_files, or a PrometheusRule")
     if CASES in texts:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from embedship import terminal
 from embedship.bundle import Bundle
 from embedship.commands.options import JsonOption
 from embedship.errors import MismatchError, UnsafeError, UsageError
@@ -40,7 +40,7 @@ class TrainingExportReport(msgspec.Struct, frozen=True):
 
 
 class TrainingInputs(NamedTuple):
-    """Feedback pairs, the window of recent queries (None without --state), and labelled probes."""
+    """Feedback pairs, the window of recent queries (None without --state-dir), and labelled probes."""
 
     pairs: tuple[JudgedQuery, ...]
     window: QueryWindow | None
@@ -66,7 +66,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="File for the triplets.")],
     state: Annotated[
         Path | None,
-        typer.Option("--state", metavar="DIR", help="The server's --state-dir, with feedback and recent queries."),
+        typer.Option("--state-dir", metavar="DIR", help="The server's --state-dir, with feedback and recent queries."),
     ] = None,
     probes: Annotated[
         Path | None,
@@ -100,7 +100,7 @@ def export(
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
     else:
-        Console(highlight=False).print(_table(report))
+        terminal.output().print(_table(report))
 
 
 def _default_probes(index: Path) -> Path | None:
@@ -110,7 +110,7 @@ def _default_probes(index: Path) -> Path | None:
 
 def _read_inputs(bundle: Bundle, state: Path | None, probes: Path | None) -> TrainingInputs:
     if state is None and probes is None:
-        raise UsageError("there is no input: give --state DIR of the server, --probes FILE, or both")
+        raise UsageError("there is no input: give --state-dir DIR of the server, --probes FILE, or both")
     labelled = list(jsonl.read(probes, LabelledProbe)) if probes else []
     if state is None:
         return TrainingInputs((), None, labelled)
@@ -137,7 +137,7 @@ def _export(
     with (
         IndexFolder.open(index, bundle) as folder,
         Encoder.open(bundle, folder.manifest.variant) as encoder,
-        Console(stderr=True).status("mining negatives") as status,
+        terminal.messages().status("mining negatives") as status,
     ):
         builder = TripletBuilder.open(encoder, folder, index)
         triplets, sources = _build_triplets(builder, inputs, negatives)

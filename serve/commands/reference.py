@@ -9,10 +9,9 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from embedship import hardware
+from embedship import hardware, terminal
 from embedship.bundle import Bundle, Variant
 from embedship.codes import Vectors
 from embedship.commands.options import BundleArgument, JsonOption
@@ -210,10 +209,10 @@ def _variant_warnings(bundle: Bundle, fitted: DriftReference) -> list[str]:
 
 
 def _print(report: ReferenceReport) -> None:
-    console = Console(highlight=False)
+    console = terminal.output()
     console.print(_table(report))
     for warning in report.warnings:
-        Console(stderr=True, highlight=False, soft_wrap=True).print("[yellow]warning:[/]", warning)
+        terminal.warn(warning)
 
 
 def _table(report: ReferenceReport) -> Table:

@@ -44,6 +44,7 @@ def _parameter(field: dataclasses.Field[Any], kind: Any) -> inspect.Parameter:
         read = typer.Option(
             flag(field.name),
             envvar=variable(field.name),
+            metavar="INDEX" if is_location else None,
             help=help,
             parser=parser,
             rich_help_panel=str(field.metadata["panel"]),

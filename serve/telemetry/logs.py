@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from embedship import terminal
 from embedship.serve.telemetry.request_context import RequestContext, current_request
+from embedship.terminal import Verbosity
 
 logger = logging.getLogger("embedship.access")
 
@@ -40,8 +42,9 @@ class LogFormat(StrEnum):
 def configure_logging(form: LogFormat, device: str | None = None) -> None:
     """Configure logging, including warnings and uncaught exceptions. `device` names a worker process."""
     out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(JsonFormatter(device) if form is LogFormat.JSON else TextFormatter(device))
-    logging.basicConfig(level=logging.INFO, handlers=[out], force=True)
+    out.setFormatter(JsonFormatter(device) if form is LogFormat.JSON else TextFormatter(device, sys.stderr.isatty()))
+    level = logging.WARNING if terminal.verbosity() is Verbosity.QUIET else logging.INFO
+    logging.basicConfig(level=level, handlers=[out], force=True)
     logging.captureWarnings(True)
     if form is LogFormat.JSON:
         sys.excepthook = _uncaught
@@ -51,8 +54,12 @@ def configure_logging(form: LogFormat, device: str | None = None) -> None:
 class TextFormatter(logging.Formatter):
     """Formats a record as one line of text; only the traceback of an exception takes more lines."""
 
-    def __init__(self, device: str | None = None) -> None:
-        super().__init__(f"%(asctime)s %(levelname)s {device or '%(name)s'}: %(message)s")
+    def __init__(self, device: str | None = None, short: bool = False) -> None:
+        """Start each line with its time, level and logger. `short`, for a terminal, omits the date and the logger."""
+        if short:
+            super().__init__(f"%(asctime)s %(levelname)s {f'{device}: ' if device else ''}%(message)s", "%H:%M:%S")
+        else:
+            super().__init__(f"%(asctime)s %(levelname)s {device or '%(name)s'}: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record).translate(_CONTROLS)

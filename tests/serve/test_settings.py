@@ -5,6 +5,8 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -37,6 +39,32 @@ def test_flag_variable_and_setting_have_one_name_and_one_default() -> None:
         assert parameter.default == getattr(HERE, name), name
         (option,) = parameter.annotation.__metadata__
         assert (option.default, option.envvar) == ("--" + name.replace("_", "-"), "EMBEDSHIP_" + name.upper())
+
+
+def test_the_log_names_what_differs_from_the_defaults() -> None:
+    changed = replace(HERE, port=1, index=Path("index"))
+    assert changed.lines() == ["bundle = bundle", "index = index", "port = 1"]
+    assert len(changed.lines(every=True)) == len(fields(Settings))
+
+
+@pytest.mark.parametrize(
+    ("index", "keys", "curl"),
+    [
+        (None, [], "http://host/v1/embeddings -H 'Content-Type: application/json' -d '{\"input\": \"a text\"}'"),
+        (
+            Path("i"),
+            ["key"],
+            "http://host/search -H 'Authorization: Bearer KEY' -H 'Content-Type: ",
+        ),
+    ],
+)
+def test_the_banner_has_the_addresses_and_a_first_request(index: Path | None, keys: list[str], curl: str) -> None:
+    from embedship.serve.main import _banner
+
+    state: Any = SimpleNamespace(settings=replace(HERE, index=index), keys=keys)
+    pages, request = _banner(state, "http://host")
+    assert pages == "quality: http://host/monitor/ui, API: http://host/openapi.json, metrics: http://host/metrics"
+    assert request.startswith(f"try: curl {curl}")
 
 
 def test_a_budget_of_false_alarms_that_says_nothing_is_refused() -> None:

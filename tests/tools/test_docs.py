@@ -68,6 +68,17 @@ def test_the_settings_of_the_page_are_those_of_the_code() -> None:
     assert "| `--port` | 0 to 65,535 | " in page
 
 
+REFERENCE = generator().reference()
+
+
+@pytest.mark.parametrize("name", REFERENCE.PAGES)
+def test_the_reference_pages_are_those_of_the_code(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert page == REFERENCE.PAGES[name](), f"docs/{name} is out of date: run `python -P tools/docs.py`"
+    assert page.count("\n## ") > 1
+    assert "Mock" not in page
+
+
 # Private words and old-fashioned constructions that readers of these pages had to look up or read twice.
 UNPLAIN = re.compile(
     r"\b(hostile|in company|whoever|whatsoever|likewise|besides?|hot bytes|so many|refused with a sentence|"

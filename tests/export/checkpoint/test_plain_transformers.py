@@ -77,3 +77,13 @@ def test_a_width_that_is_not_said_is_refused(tiny: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match=r"config.json does not say how wide") as refusal:
         open_(tmp_path, pooling="mean")
     assert str(tmp_path) in str(refusal.value)
+
+
+def test_a_cross_encoder_without_its_task_is_told_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "cross"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
+    assert main.run(["export", str(folder), "--out", str(tmp_path / "bundle")]) == 2
+    assert (
+        "is a cross-encoder: it scores pairs and has no vector per text. Add --task rerank" in capsys.readouterr().err
+    )

@@ -98,7 +98,7 @@ def many(tmp_path: Path) -> Path:
 def test_by_goal(bundle: Path, many: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, page = tmp_path / "index", tmp_path / "page.html"
     goals = ["--recall", "0.9", "--latency", "10s", "--memory", "1GB", "--queries", str(questions)]
-    arguments = ["index", str(bundle), str(many), "--out", str(out), *goals, "--plot", str(page)]
+    arguments = ["index", str(bundle), str(many), "--out", str(out), *goals, "--report", str(page)]
     assert run([*arguments, "--json"]) == 0
     report, manifest = json.loads(capsys.readouterr().out), read(out)
     choice = report["choice"]

@@ -74,7 +74,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_a_judged_query_becomes_triplets(
     exported: Callable[..., int], used: Used, passages: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    assert exported("--state", used.state, "--negatives", 3) == 0
+    assert exported("--state-dir", used.state, "--negatives", 3) == 0
     rows = lines(tmp_path / "out.jsonl")
     text = {row["id"]: row["text"] for row in passages}
     # A loss takes every column for a text to be trained on.
@@ -92,7 +92,7 @@ def test_a_judged_query_becomes_triplets(
 def test_negatives_are_nearer_than_most(
     exported: Callable[..., int], used: Used, passages: list[dict[str, Any]], bundle: Path, tmp_path: Path
 ) -> None:
-    assert exported("--state", used.state, "--negatives", 2) == 0
+    assert exported("--state-dir", used.state, "--negatives", 2) == 0
     with Encoder.open(bundle) as encoder:
         similarity = encoder.encode([row["text"] for row in passages]) @ encoder.encode([used.query])[0]
     rank = {passages[i]["text"]: place for place, i in enumerate(np.argsort(-similarity))}
@@ -119,7 +119,7 @@ def test_only_probes_that_fail_are_taught(
 def test_queries_unlike_the_reference_are_to_be_labelled(
     exported: Callable[..., int], used: Used, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exported("--state", used.state, "--reference", reference, "--json") == 0
+    assert exported("--state-dir", used.state, "--reference", reference, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     rows = lines(tmp_path / "out.unlabelled.jsonl")
     assert {row["query"] for row in rows} >= set(ODD)
@@ -132,7 +132,7 @@ def test_queries_unlike_the_reference_are_to_be_labelled(
 
 
 def test_what_users_wrote_is_for_the_owner_only(exported: Callable[..., int], used: Used, tmp_path: Path) -> None:
-    assert exported("--state", used.state) == 0
+    assert exported("--state-dir", used.state) == 0
     for name in ("out.jsonl", "out.unlabelled.jsonl"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
@@ -143,7 +143,7 @@ def test_the_next_training_takes_it(exported: Callable[..., int], used: Used, mi
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    assert exported("--state", used.state, "--negatives", 1) == 0
+    assert exported("--state-dir", used.state, "--negatives", 1) == 0
     rows = lines(tmp_path / "out.jsonl")
     model = SentenceTransformer(str(minilm), device="cpu")
     model.max_seq_length = 16
@@ -162,21 +162,25 @@ def test_nothing_is_written_over(
     exported: Callable[..., int], used: Used, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out.about.json").write_text("mine")
-    assert exported("--state", used.state) == 2
+    assert exported("--state-dir", used.state) == 2
     assert "exists: give --force" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out.about.json"]
-    assert exported("--state", used.state, "--force") == 0
+    assert exported("--state-dir", used.state, "--force") == 0
     assert json.loads((tmp_path / "out.about.json").read_text())["sources"]["feedback"] == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        ([], 2, "give --state DIR of the server, --probes FILE"),
-        (["--state", "{empty}"], 2, "contains no monitor.safetensors"),
-        (["--state", "{silent}"], 2, "The server kept no query texts (`embedship serve --keep-queries N` keeps them)"),
-        (["--state", "{foreign}"], 4, "belongs to model 000000000000"),
-        (["--state", "{silent}", "--reference", "{empty}/none"], 2, "is not a drift reference"),
+        ([], 2, "give --state-dir DIR of the server, --probes FILE"),
+        (["--state-dir", "{empty}"], 2, "contains no monitor.safetensors"),
+        (
+            ["--state-dir", "{silent}"],
+            2,
+            "The server kept no query texts (`embedship serve --keep-queries N`",
+        ),
+        (["--state-dir", "{foreign}"], 4, "belongs to model 000000000000"),
+        (["--state-dir", "{silent}", "--reference", "{empty}/none"], 2, "is not a drift reference"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(

@@ -69,20 +69,20 @@ def test_the_vectors_are_those_of_the_encoder(encoder: Encoder, corpus: Corpus, 
 
 GOOD = b'{"id": "a", "text": "one"}\n'
 BAD = [
-    (b'{"id": "b"}', "line 2: Object missing required field `text`"),
-    (b'{"id": "b", "text": 1}', r"line 2: Expected `str`, got `int` - at `\$.text`"),
-    (b'{"id": 7, "text": "x"}', r"line 2: Expected `str \| null`, got `int` - at `\$.id`"),
+    (b'{"id": "b"}', "line 2: `text` is missing"),
+    (b'{"id": "b", "text": 1}', "line 2: `text` must be a string, not an integer"),
+    (b'{"id": 7, "text": "x"}', "line 2: `id` must be a string or null, not an integer"),
     (b'{"text": "x"}', "line 2: it needs a non-empty `id`"),
     (b'{"id": "", "text": "x"}', "line 2: it needs a non-empty `id`"),
     (b'{"id": "a\\u0000b", "text": "x"}', "line 2: `id` contains a NUL"),
     (b'{"_id": "a\\u0000b", "text": "x"}', "line 2: `id` contains a NUL"),
     (b'{"id": "b", "text": "x", "m": ' + b"[" * 2000 + b"]" * 2000 + b"}", "line 2: it is nested too deeply"),
-    (b'{"id": "b", "text": null}', "line 2: Expected `str`, got `null`"),
-    (b'{"id": "b", "text": "x", "metadata": []}', r"line 2: Expected `object \| null`, got `array`"),
-    (b'["b", "x"]', "line 2: Expected `object`, got `array`"),
-    (b'{"id": "b", "text": "x"', "line 2: Input data was truncated"),
+    (b'{"id": "b", "text": null}', "line 2: `text` must be a string, not null"),
+    (b'{"id": "b", "text": "x", "metadata": []}', "line 2: `metadata` must be an object or null, not an array"),
+    (b'["b", "x"]', "line 2: the line must be an object, not an array"),
+    (b'{"id": "b", "text": "x"', "line 2: the JSON object is not complete"),
     (b'{"id": "b", "text": "\xe4"}', "line 2: not UTF-8 .* at byte 21"),
-    (b'{"id": "b", "text": "\\ud800"}', "line 2: Input data was truncated"),
+    (b'{"id": "b", "text": "\\ud800"}', "line 2: the JSON object is not complete"),
     (b'\n\n{"id": "a", "text": "x"}', "line 4: the id 'a' is already used in line 1"),
 ]
 

@@ -104,7 +104,7 @@ def test_documents_without_text_are_skipped_and_named(
     [
         ({"id": "x", "delete": True, "text": "y"}, 'line 2: a line that deletes must be {"id", "delete": true} and'),
         ({"delete": True}, "line 2: a line that deletes must be"),
-        ({"id": "x", "text": None}, "line 2: Expected `str`, got `null`"),
+        ({"id": "x", "text": None}, "line 2: `text` must be a string, not null"),
     ],
 )
 def test_a_bad_line_changes_nothing(

@@ -1,0 +1,35 @@
+"""Error messages of the JSON decoder, in the words of our own messages."""
+
+from __future__ import annotations
+
+import re
+
+_TYPES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "an array",
+    "null": "null",
+}
+_WRONG_TYPE = re.compile(r"Expected `([a-z |]+)`, got `([a-z]+)`(?: - at `\$\.?(.+)`)?")
+_MISSING = re.compile(r"Object missing required field `([^`]+)`(?: - at `\$\.?(.+)`)?")
+_MALFORMED = re.compile(r"JSON is malformed: (.+)")
+_TRUNCATED = "Input data was truncated"
+
+
+def explain(error: Exception) -> str:
+    """Return what is wrong with a line of JSON. Unknown messages are returned as they are."""
+    message = str(error)
+    if found := _WRONG_TYPE.fullmatch(message):
+        expected = " or ".join(_TYPES.get(each, each) for each in found[1].split(" | "))
+        subject = f"`{found[3]}`" if found[3] else "the line"
+        return f"{subject} must be {expected}, not {_TYPES.get(found[2], found[2])}"
+    if found := _MISSING.fullmatch(message):
+        return f"`{f'{found[2]}.' if found[2] else ''}{found[1]}` is missing"
+    if found := _MALFORMED.fullmatch(message):
+        return f"this is not JSON ({found[1]}): write one JSON object per line"
+    if message == _TRUNCATED:
+        return "the JSON object is not complete: write one whole object per line"
+    return message
