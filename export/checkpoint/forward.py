@@ -46,7 +46,7 @@ def position_limit(features: dict[str, Any], run: Callable[[], object]) -> int |
     tokens = int(features["input_ids"].shape[-1])
     limits: list[int] = []
 
-    class TableRows(TorchDispatchMode):
+    class TableRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Records the size of every table of positions that is read."""
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,7 +56,7 @@ def position_limit(features: dict[str, Any], run: Callable[[], object]) -> int |
                     limits.append(int(args[0].shape[0] - rows[0]))
             return func(*args, **(kwargs or {}))
 
-    with torch.no_grad(), TableRows():
+    with torch.no_grad(), TableRows():  # type: ignore[no-untyped-call]
         run()
     return min(limits, default=None)
 

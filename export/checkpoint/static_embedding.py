@@ -40,7 +40,7 @@ class StaticBackbone(torch.nn.Module):
 
     def __init__(self, table: torch.Tensor) -> None:
         super().__init__()
-        self.rows = torch.nn.Embedding.from_pretrained(table.to(torch.float32))
+        self.rows: torch.nn.Embedding = torch.nn.Embedding.from_pretrained(table.to(torch.float32))  # type: ignore[no-untyped-call]
         self.config = SimpleNamespace(model_type=MODEL_TYPE, hidden_size=int(table.shape[1]), _attn_implementation="")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, return_dict: bool = True) -> Any:

@@ -76,8 +76,8 @@ class ProbeSet:
         brief = _fits(tokenizer, short)
         brief_vectors = checkpoint.encode(brief) if brief else None
         longest = max(tokenizer(texts).lengths)
-        prompted = _prompted(checkpoint, [text for text in real if isinstance(text, str)])
-        return cls(texts, vectors, len(kept[0]), longest, either_side, brief, brief_vectors, prompted)
+        unpooled = _prompted(checkpoint, [text for text in real if isinstance(text, str)])
+        return cls(texts, vectors, len(kept[0]), longest, either_side, brief, brief_vectors, unpooled)
 
     @property
     def all_texts(self) -> list[Text]:
