@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import typer
 
-from embedship.commands import main, options
+from embedship.commands import main, shared_options
 from embedship.commands.guide import GUIDES, next_steps
 from embedship.commands.main import COMMANDS, run
 from embedship.commands.verify import VariantCheck
@@ -175,7 +175,7 @@ def test_a_re_ranker_and_a_dry_run_have_next_steps_of_their_own() -> None:
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_a_letter_means_the_same_in_every_command(name: str) -> None:
-    letters = {"-q": "quiet", "-v": "verbose", **{letter: name for name, letter in options.SHORT.items()}}
+    letters = {"-q": "quiet", "-v": "verbose", **{letter: name for name, letter in shared_options.SHORT.items()}}
     for option in parsed(GUIDES[name].examples[0]).command.params:
         for text in option.opts:
             if text.startswith("-") and not text.startswith("--"):
