@@ -150,6 +150,14 @@ def test_a_file_with_invalid_content_and_a_valid_hash(index: Path, encoder: Enco
         IndexFolder.open(index, encoder.bundle)
 
 
+@pytest.mark.parametrize("kind", [IndexKind.FLAT], indirect=True)
+def test_vectors_of_another_shape_with_a_valid_hash(index: Path, encoder: Encoder) -> None:
+    np.save(index / "vectors.f16.npy", np.zeros((29, 384), np.float16))
+    reseal(index, files=manifest.write(index, manifest.read(index)).files)
+    with pytest.raises(UnsafeError, match=r"float16 \(29, 384\); expected float16 \(30, 384\)"):
+        IndexFolder.open(index, encoder.bundle)
+
+
 @pytest.mark.parametrize("kind", [IndexKind.HNSW_SQ8], indirect=True)
 def test_an_index_that_does_not_match_its_recipe(index: Path, encoder: Encoder) -> None:
     described = manifest.read(index)
@@ -160,7 +168,7 @@ def test_an_index_that_does_not_match_its_recipe(index: Path, encoder: Encoder) 
 
 def test_a_size_that_does_not_match_the_files(index: Path, encoder: Encoder) -> None:
     reseal(index, size=29)
-    with pytest.raises(UnsafeError, match=r"float16 \(30, 384\); expected float16 \(29, 384\)"):
+    with pytest.raises(UnsafeError, match=r"30 rows numbered 0 to 29, but index\.json says 29 from 0"):
         IndexFolder.open(index, encoder.bundle)
 
 
