@@ -1,8 +1,8 @@
 """How the product's names, imports and lengths stand, as figures: `python tools/names.py [--search BUNDLE]`.
 
 Prints one line of JSON: classes, how many of them are one word, class names used twice, metaphors among identifiers,
-circles and levels of imports, long functions and modules. With `--search BUNDLE` also the functions of ours that one
-warm search passes through, counted with sys.setprofile over the ASGI application and its threads.
+circles and levels of imports, long functions and modules. With `--search BUNDLE` also the frames of one warm search:
+the functions of ours on the call stacks at the points of CROSSINGS, through the ASGI application and its threads.
 """
 
 from __future__ import annotations
@@ -208,8 +208,36 @@ def long_modules(limit: int = MODULE_LINES) -> dict[str, int]:
     return {module.removeprefix("embedship."): lines for module, lines in counted.items() if lines > limit}
 
 
-def functions_of_a_search(bundle: Path) -> list[str]:
-    """The functions of ours that one warm /search passes through, in the order of their first call."""
+# The points that every search passes, in this order. The functions on the call stack at any of them are its path.
+CROSSINGS = {
+    "the queue gives a permit": "embedship.serve.batching.admission:AdmissionController.acquire",
+    "the text becomes tokens": "embedship.tokens:Tokenizer.__call__",
+    "it enters the queue": "embedship.serve.batching.priority_queue:_OrderedQueue.put",
+    "a device takes it": "embedship.serve.batching.priority_queue:_OrderedQueue.take",
+    "the engine computes": "embedship.engine.onnxruntime:OnnxRuntimeEngine.encode",
+    "the batch ends": "embedship.serve.batching.executor:BatchExecutor._deliver",
+    "the request gets its vector": "embedship.serve.batching.pending:PendingRequest.set_row",
+    "the search moves to a thread": "embedship.serve.interruption:on_thread",
+    "FAISS searches": "embedship.serve.index.flat:FlatIndex.search",
+    "exact vectors rank": "embedship.serve.index.exact_vectors:ExactVectors.rank",
+    "documents are read": "embedship.serve.documents.store:DocumentStore.fetch",
+    "a hit becomes JSON": "embedship.serve.http.routes.search:_hit",
+    "the response is sent": "embedship.serve.http.messages:send_response",
+}
+
+
+def function_name(frame: FrameType) -> str:
+    """module:function of a frame of ours, or an empty string for other code, generated code and comprehensions."""
+    module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_qualname
+    generated = function.startswith(("<", "__create_fn__")) or function.endswith(("<listcomp>", "<genexpr>"))
+    return f"{module}:{function}" if module.startswith("embedship.") and not generated else ""
+
+
+def path_of_a_search(bundle: Path) -> dict[str, list[str]]:
+    """The functions of ours on the call stacks of one warm /search: point of CROSSINGS -> functions not named before.
+
+    Each stack ends at the socket (the ASGI application) or at the start of a thread, outermost function first.
+    """
     import httpx
 
     from embedship.encoder import Encoder
@@ -218,38 +246,49 @@ def functions_of_a_search(bundle: Path) -> list[str]:
     from embedship.serve.service.state import ServerState
     from embedship.serve.settings import Settings
 
-    passed: dict[str, None] = {}
+    points = {function: point for point, function in CROSSINGS.items()}
+    stacks: dict[str, list[str]] = {}
 
     def profile(frame: FrameType, event: str, _: object) -> None:
-        module = frame.f_globals.get("__name__", "")
-        if event == "call" and module.startswith("embedship.") and not frame.f_code.co_name.startswith("<"):
-            passed.setdefault(f"{module}:{frame.f_code.co_qualname}")
+        if event == "call" and (point := points.get(function_name(frame))) and point not in stacks:
+            stack, each = [], frame
+            while each:
+                stack.append(function_name(each))
+                each = each.f_back
+            stacks[point] = [name for name in reversed(stack) if name]
 
     async def search(app: App, count: int) -> None:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
-            for number in range(count):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
+            for number in range(count):  # a search for more than ten hits always moves to a thread
                 if number == count - 1:
-                    passed.clear()
+                    stacks.clear()
                     sys.setprofile(profile)
-                answer = await client.post("/search", json={"query": f"a question {number}"})
+                answer = await client.post("/search", json={"query": f"a question {number}", "k": 11})
                 answer.raise_for_status()
             sys.setprofile(None)
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus.jsonl"
         corpus.write_text("".join(json.dumps({"id": str(n), "text": f"passage number {n}"}) + "\n" for n in range(50)))
-        with Encoder.open(bundle) as encoder:
+        with Encoder.open(bundle, "onnx") as encoder:
             build(encoder, encoder.variant.name, corpus, Path(folder) / "index", IndexOptions(), lambda *_: None)
         threading.setprofile(profile)
-        with ServerState.open(Settings(bundle=bundle, index=Path(folder) / "index")) as state:
+        with ServerState.open(Settings(bundle=bundle, variant="onnx", index=Path(folder) / "index")) as state:
             asyncio.run(search(App(state), 4))
         threading.setprofile(None)  # type: ignore[arg-type]
-    return list(passed)
+    if missing := CROSSINGS.keys() - stacks.keys():
+        raise SystemExit(f"the search did not pass these functions, correct CROSSINGS: {', '.join(sorted(missing))}")
+    seen: set[str] = set()
+    path = {}
+    for point in CROSSINGS:
+        path[point] = [name for name in stacks[point] if name not in seen]
+        seen |= set(stacks[point])
+    return path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--search", type=Path, metavar="BUNDLE", help="count the functions that one search passes")
+    parser.add_argument("--search", type=Path, metavar="BUNDLE", help="count the frames of one search")
     arguments = parser.parse_args()
     names = classes()
     single = one_word(names)
@@ -268,8 +307,14 @@ def main() -> None:
         "long_modules": long_modules(),
     }
     if arguments.search:
-        passed = functions_of_a_search(arguments.search)
-        figures |= {"functions_of_a_search": len(passed), "their_names": passed}
+        path = path_of_a_search(arguments.search)
+        passed = [name for names in path.values() for name in names]
+        figures["search"] = {
+            "counted": "distinct functions of ours on the call stack at each crossing, from ASGI to hits and back",
+            "frames": len(passed),
+            "modules": len({name.partition(":")[0] for name in passed}),
+            "path": path,
+        }
     print(json.dumps(figures))
 
 

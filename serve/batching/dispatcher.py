@@ -58,14 +58,14 @@ class PinnedQueue(Generic[RequestT]):
     def put(self, texts: Sequence[QueuedText[RequestT]]) -> None:
         self._waiting.append(list(texts))
 
-    def take(self, queue: PriorityQueue[RequestT]) -> BatchJob[RequestT] | None:
-        """Return the next batch of the device: queued texts or a pinned batch. Return None if there is neither."""
-        if self._waiting and self._passed_over >= MAX_INTERACTIVE_STREAK:
-            return self.next()
-        if texts := queue.take():
-            self._passed_over += bool(self._waiting)
-            return BatchJob(texts)
-        return self.next() if self._waiting else None
+    @property
+    def overdue(self) -> bool:
+        """Whether a batch waits here, and must run before queued texts."""
+        return bool(self._waiting) and self._passed_over >= MAX_INTERACTIVE_STREAK
+
+    def pass_over(self) -> None:
+        """Count a batch of queued texts that runs before the batches here."""
+        self._passed_over += bool(self._waiting)
 
     def next(self) -> BatchJob[RequestT]:
         self._passed_over = 0
@@ -175,7 +175,10 @@ class BatchDispatcher(Generic[RequestT]):
             return None if slot.running else self._quarantined.popleft()
         if _drop_cancelled(self._retries):
             return self._retries.popleft()
-        return slot.pinned.take(self._queue)
+        if slot.pinned.overdue or not (texts := self._queue.take()):
+            return slot.pinned.next() if len(slot.pinned) else None
+        slot.pinned.pass_over()
+        return BatchJob(texts)
 
     def _begin(self, slot: DeviceSlot[RequestT], job: BatchJob[RequestT]) -> None:
         slot.running += 1

@@ -106,7 +106,27 @@ class FolderBackend:
 
     def find(self, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
         with self._read_view() as view:
-            return _find(view, vectors, k, params)
+            started = time.perf_counter()
+            whole = ChunkGrouping(view.firsts)
+            grouping = whole if params.per_document else ROWS
+            rows: list[RankedRows] = []  # the results of the index, before the best row of each document was selected
+
+            def search_vectors(depth: int) -> RankedRows:
+                assert vectors is not None, "a search by similarity needs query vectors"
+                allowed = view.words.allowed(params.filter) if params.filter else None
+                search = partial(view.index.search, effort=params.effort)
+                hits, best = grouping.search_documents(search, normalise(vectors), depth, allowed)
+                rows.append(hits)
+                return best
+
+            lists = run_searches(
+                params, k, search_vectors, lambda depth: _keyword_hits(view, depth, params, grouping), grouping.fuse
+            )
+            best, nearest = lists.best, comparable(params, rows[0] if rows else None)
+            hits = _hits(view, best, k, grouping, *lists.fused)
+            one_per_document = best if params.per_document else whole.best(best, best.rows.shape[1])
+            documents = whole.keys(one_per_document.rows)
+            return SearchResults(hits, documents, nearest, time.perf_counter() - started, partial(_exact, view.index))
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
         with self._read_view() as view:
@@ -131,36 +151,6 @@ class FolderBackend:
 
 def _damaged(error: Exception) -> BackendUnavailable:
     return BackendUnavailable(f"the documents of this index are damaged ({error}): build it again")
-
-
-def _find(view: ReadView, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
-    started = time.perf_counter()
-    whole = ChunkGrouping(view.firsts)
-    grouping = whole if params.per_document else ROWS
-    rows: list[RankedRows] = []  # the results of the index, before the best row of each document was selected
-
-    def search_vectors(depth: int) -> RankedRows:
-        hits, best = _nearest(view, vectors, depth, params, grouping)
-        rows.append(hits)
-        return best
-
-    lists = run_searches(
-        params, k, search_vectors, lambda depth: _keyword_hits(view, depth, params, grouping), grouping.fuse
-    )
-    best, nearest = lists.best, comparable(params, rows[0] if rows else None)
-    hits = _hits(view, best, k, grouping, *lists.fused)
-    one_per_document = best if params.per_document else whole.best(best, best.rows.shape[1])
-    documents = whole.keys(one_per_document.rows)
-    return SearchResults(hits, documents, nearest, time.perf_counter() - started, partial(_exact, view.index))
-
-
-def _nearest(
-    view: ReadView, vectors: Vectors | None, depth: int, params: SearchParams, grouping: ChunkGrouping
-) -> tuple[RankedRows, RankedRows]:
-    assert vectors is not None, "a search by similarity needs query vectors"
-    allowed = view.words.allowed(params.filter) if params.filter else None
-    search = partial(view.index.search, effort=params.effort)
-    return grouping.search_documents(search, normalise(vectors), depth, allowed)
 
 
 def _keyword_hits(view: ReadView, depth: int, params: SearchParams, grouping: ChunkGrouping) -> RankedRows:

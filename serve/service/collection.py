@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from embedship.bundle import Bundle
 from embedship.codes import Vectors
@@ -28,8 +30,6 @@ from embedship.serve.search.backend import (
 
 # Running a search in a thread costs 0.1 to 0.4 ms, so searches faster than this run on the event loop.
 INLINE_SECONDS = 0.0005
-
-Result = TypeVar("Result")
 
 
 class Collection:
@@ -67,11 +67,13 @@ class Collection:
 
     async def resolve_ids(self, ids: Sequence[str]) -> dict[str, int]:
         """Return {document id: its first row} for those ids that are in the index."""
-        return await self._run_in_thread(lambda: self.backend.resolve_ids(ids))
+        with _unavailable_as_http_error():
+            return await interruption.on_thread(self._threads, partial(self.backend.resolve_ids, ids))
 
     async def fetch(self, id: str) -> Document | None:
         """Return the current document with this id, as a whole, or None."""
-        return await self._run_in_thread(lambda: self.backend.fetch(id))
+        with _unavailable_as_http_error():
+            return await interruption.on_thread(self._threads, partial(self.backend.fetch, id))
 
     async def search(
         self,
@@ -85,12 +87,10 @@ class Collection:
         Cancelling interrupts the search; `permit` is released when the search has ended. Raises FilterError, UsageError
         for an effort parameter that the index does not have, and IndexUnavailable.
         """
-        if self._quick and vectors is not None and len(vectors) == 1 and k <= RECALL_K and params.plain:
-            try:
+        with _unavailable_as_http_error():
+            if self._quick and vectors is not None and len(vectors) == 1 and k <= RECALL_K and params.plain:
                 return self.backend.find(vectors, k, DEFAULT_SEARCH_PARAMS)
-            except BackendUnavailable as error:
-                raise IndexUnavailable.from_error(error) from error
-        return await self._run_in_thread(lambda: self.backend.find(vectors, k, params), permit)
+            return await interruption.on_thread(self._threads, partial(self.backend.find, vectors, k, params), permit)
 
     @property
     def baseline(self) -> RecallBaseline | None:
@@ -112,11 +112,13 @@ class Collection:
         self._threads.shutdown()
         self.backend.close()
 
-    async def _run_in_thread(self, work: Callable[[], Result], permit: QueuePermit | None = None) -> Result:
-        try:
-            return await interruption.on_thread(self._threads, work, permit)
-        except BackendUnavailable as error:
-            raise IndexUnavailable.from_error(error) from error
+
+@contextmanager
+def _unavailable_as_http_error() -> Iterator[None]:
+    try:
+        yield
+    except BackendUnavailable as error:
+        raise IndexUnavailable.from_error(error) from error
 
 
 def _open_backend(index: Path | Address, bundle: Bundle, writable: bool, before: Collection | None) -> SearchBackend:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ import numpy as np
 from embedship.codes import normalise
 from embedship.errors import UsageError
 from embedship.monitor.monitor import QualityMonitor
-from embedship.serve.batching.admission import QueuePermit
 from embedship.serve.batching.model_client import EncodedTexts, InferenceClient
 from embedship.serve.documents.chunking import chunker_for_index
 from embedship.serve.documents.filters import FilterError
@@ -102,14 +102,19 @@ class QueryPipeline:
         reranker = self.reranker if rerank else None
         params = params._replace(texts=queries)
         depth = max(k, rerank or 0)
+        vectors: Vectors | None = None
         if params.mode is SearchMode.KEYWORD:
             encoded = EncodedTexts(np.empty((0, self._inference.model.dimension), dtype=np.float32), [], [])
-            with self._inference.admission.acquire(len(queries), lane or Priority.INTERACTIVE, paced=False) as permit:
-                found = await self._search_index(None, depth, params, permit)
+            permit = self._inference.admission.acquire(len(queries), lane or Priority.INTERACTIVE, paced=False)
         else:
-            with self._inference.enter(queries, collection.prompt, lane) as permit:
+            permit = self._inference.enter(queries, collection.prompt, lane)
+        with permit:
+            if params.mode is not SearchMode.KEYWORD:
                 encoded = await self._inference.encode(queries, collection.prompt, lane=lane, permit=permit)
-                found = await self._search_index(encoded.vectors, depth, params, permit)
+                vectors = encoded.vectors
+            with _invalid_parameters_as_http_errors():
+                found = await collection.search(vectors, depth, params, permit)
+            end_phase(RequestPhase.SEARCH)
         self._metrics.search_seconds.observe(found.seconds)
         seconds = time.perf_counter() - began
         returned, scored = found, 0
@@ -124,20 +129,6 @@ class QueryPipeline:
         if context := current_request.get():
             feedback.answers.store(context.id, returned.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
         return SearchOutcome(returned, encoded, scored)
-
-    async def _search_index(
-        self, vectors: Vectors | None, k: int, params: SearchParams, permit: QueuePermit
-    ) -> SearchResults:
-        try:
-            found = await self.collection.search(vectors, k, params, permit)
-            end_phase(RequestPhase.SEARCH)
-            return found
-        except FilterError as error:
-            raise Invalid(f"{error}.", "filter") from None
-        except UsageError as error:
-            raise Invalid(f"{error}.", "effort") from None
-        except HitsTooLarge as error:
-            raise TooLarge(f"k: {error}: lower k, or send fewer queries.", "k") from None
 
     async def search_probe(self, query: str) -> list[int]:
         """Return the RECALL_K best rows of a query: a search like a user's, but with bulk priority and not counted."""
@@ -168,3 +159,15 @@ class QueryPipeline:
                 "This server has no re-ranker: start it with `embedship serve BUNDLE --reranker RERANKER`."
             )
         return self._reranker
+
+
+@contextmanager
+def _invalid_parameters_as_http_errors() -> Iterator[None]:
+    try:
+        yield
+    except FilterError as error:
+        raise Invalid(f"{error}.", "filter") from None
+    except UsageError as error:
+        raise Invalid(f"{error}.", "effort") from None
+    except HitsTooLarge as error:
+        raise TooLarge(f"k: {error}: lower k, or send fewer queries.", "k") from None

@@ -1,4 +1,4 @@
-"""Every figure against sentence-transformers' own evaluator."""
+"""Every figure against sentence-transformers' own evaluator, and against ir-measures (trec_eval)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ir_measures
 import numpy as np
 import pytest
 
@@ -231,3 +232,44 @@ def test_nan_is_no_result(data: RetrievalDataset) -> None:
     broken = lambda texts: np.full((len(texts), 8), np.nan, np.float32)  # noqa: E731
     with pytest.raises(EngineError, match="x gives NaN"):
         EncodedDataset.make("x", data, broken, broken, Cosine)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_metric_agrees_with_ir_measures_on_ties_and_unlabelled_queries(seed: int, tmp_path: Path) -> None:
+    """Scores are small integers, so most are tied."""
+    rng = np.random.default_rng(seed)
+    names = [f"d{row}" for row in range(150)]
+    queries = {f"q{n:02}": "a question" for n in range(30)}
+    labels = {q: rng.choice(names, 1 + n, replace=False) for n, q in enumerate(queries) if n % 6}
+    folder = write(
+        tmp_path, {name: name for name in names}, queries, [f"{q}\t{d}\t1" for q, ds in labels.items() for d in ds]
+    )
+    data = RetrievalDataset.read(folder)
+    documents, asked = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (150, len(data.queries)))
+    encoded = EncodedDataset("x", documents, asked)
+    scores = encoded.queries @ encoded.documents.T
+    assert all(len(set(row)) < 40 for row in scores.tolist()), "ties decide most ranks"
+
+    # We rank ties by rising row, trec_eval by falling id: in the run, a lower row has a larger id.
+    run_names = {row: f"r{999 - row}" for row in range(150)}
+    run = {
+        query: {run_names[row]: score for row, score in enumerate(of_query)}
+        for query, of_query in zip(data.query_ids, scores.tolist(), strict=True)
+    }
+    qrels = {
+        query: {run_names[row]: 1 for row in rows.tolist()}
+        for query, rows in zip(data.query_ids, data.relevant, strict=True)
+    }
+    measures = {
+        "ndcg@10": ir_measures.nDCG @ 10,
+        "mrr@10": ir_measures.RR @ 10,
+        "map@100": ir_measures.AP @ 100,
+        **{f"recall@{k}": ir_measures.R @ k for k in retrieval_metrics.KS},
+        **{f"precision@{k}": ir_measures.P @ k for k in retrieval_metrics.KS},
+        **{f"accuracy@{k}": ir_measures.Success @ k for k in retrieval_metrics.KS},
+    }
+    expected = ir_measures.calc_aggregate(measures.values(), qrels, run)
+    found = measure(data, encoded, PLAIN).metrics
+    assert found.keys() == measures.keys()
+    assert len(data.queries) == 25, "queries without labels are left out"
+    assert found == {name: pytest.approx(expected[measure], abs=1e-6) for name, measure in measures.items()}
