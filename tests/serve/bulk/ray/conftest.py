@@ -52,6 +52,16 @@ def addresses(process: subprocess.Popen[str]) -> set[str]:
     return {address.removeprefix("::ffff:") for address in listening}
 
 
+def given(process: subprocess.Popen[str], variable: str) -> set[str]:
+    """The values of an environment variable with which this process started others."""
+    mark = psutil.Process(process.pid).environ()[MARK]
+    found = set()
+    for each in _marked(mark):
+        with suppress(psutil.Error):  # it has just ended
+            found |= {value for name, value in each.environ().items() if name == variable}
+    return found
+
+
 def _marked(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():

@@ -23,7 +23,7 @@ from embedship.serve.bulk.shards import LocalEncoderPool
 from embedship.serve.bulk.source import InputColumns, open_source
 from embedship.serve.progress import ProgressCounter
 
-from .conftest import SECONDS, Nodes, Start, addresses
+from .conftest import SECONDS, Nodes, Start, addresses, given
 
 TEXTS = 1440  # so that a run goes on for a while after its first shards
 SHARD = 12
@@ -133,6 +133,9 @@ def test_interrupted_it_ends_the_cluster_that_it_started(start: Start, source: P
     process = start(long, "--out", out, "--ray", "local", *SMALL)
     once(process, out, 2)
     assert addresses(process) == {"127.0.0.1"}
+    (token,) = given(process, "RAY_AUTH_TOKEN")
+    assert given(process, "RAY_AUTH_MODE") == {"token"}, "another user cannot join, and run code as this one"
+    assert len(token) == 64
     process.send_signal(signal.SIGINT)
     code, said, complained = ended(process)
     assert (code, json.loads(said)["exit_code"]) == (130, 130), complained
