@@ -12,6 +12,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,14 +152,30 @@ def within_recall_budget(quality: RetrievalReport | None, variant: str) -> bool:
 def variant(bundle: Bundle, name: str | None = None) -> Variant:
     """Return the named variant, else the choice of a machine like this one, else the bundle's choice with a warning.
 
-    Nothing is measured here. Raises UsageError if the bundle has no variant of this name.
+    If the runtime of the choice is not installed, the best variant whose runtime is installed takes its place, with a
+    warning. Nothing is measured here. Raises UsageError if the bundle has no variant of this name.
     """
     if name is not None or bundle.only:
         return bundle.variant(name or bundle.variants[0].name)
-    if choice := find_choice(bundle):
-        return bundle.variant(choice.variant)
-    logger.warning("%s. Measure on this machine with `embedship tune %s`", other_machine_warning(bundle), bundle.folder)
-    return bundle.variant(bundle.manifest.choice.variant)
+    choice = find_choice(bundle)
+    if choice is None:
+        choice = bundle.manifest.choice
+        remark = other_machine_warning(bundle)
+        logger.warning("%s. Measure on this machine with `embedship tune %s`", remark, bundle.folder)
+    chosen = bundle.variant(choice.variant)
+    if find_spec(chosen.runtime) or (other := _best_installed(bundle, choice)) is None:
+        return chosen  # without any runtime, opening it names the extra to install
+    logger.warning("%s needs %s, which is not installed here: %s is used", chosen.name, chosen.runtime, other.name)
+    return other
+
+
+def _best_installed(bundle: Bundle, choice: VariantChoice) -> Variant | None:
+    """Return the best variant of a choice whose runtime is installed and whose recall is allowed, or None."""
+    here = hardware.machine()
+    runnable = [v for v in bundle.manifest.variants if find_spec(v.runtime) and here.meets(v.needs)]
+    measured = [v for v in runnable if v.name in choice.tokens_per_second]
+    ranked = rank(measured, choice.objective, VariantSpeeds.from_choice(choice)) if measured else runnable
+    return next((v for v in ranked if within_recall_budget(bundle.manifest.quality, v.name)), None)
 
 
 def find_choice(bundle: Bundle, cache: Path | None = None) -> VariantChoice | None:

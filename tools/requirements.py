@@ -35,15 +35,8 @@ def command(extras: str, out: Path) -> list[str]:
     """Return the call of uv. `--universal`: one file for x86_64 and aarch64."""
     wanted = [part for extra in extras.split(",") for part in ("--extra", extra)]
     fixed = ["--constraint", "constraints.txt", "--generate-hashes", "--universal", "--python-version", PYTHON]
-    index = [
-        "--default-index",
-        "https://pypi.org/simple",
-        "--no-strip-extras",
-        "--no-annotate",
-        "--no-header",
-        "--quiet",
-    ]
-    return [_uv(), "pip", "compile", "pyproject.toml", "-", *wanted, *fixed, *index, "--output-file", str(out)]
+    style = ["--no-strip-extras", "--no-annotate", "--no-header", "--quiet"]
+    return [_uv(), "pip", "compile", "pyproject.toml", "-", *wanted, *fixed, *style, "--output-file", str(out)]
 
 
 def write(extras: str) -> Path:

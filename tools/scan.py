@@ -42,8 +42,7 @@ def audit(path: Path) -> list[str]:
     if unknown := [each["name"] for each in packages if "skip_reason" in each]:
         raise ScanFailed(
             f"the vulnerability database of PyPI does not know {len(unknown)} of {len(packages)} packages of "
-            f"{path.name} ({', '.join(unknown[:3])}), so they were not checked: run this where https://pypi.org can "
-            "be reached"
+            f"{path.name} ({', '.join(unknown[:3])}), so they were not checked: run this where PyPI can be reached"
         )
     return [
         f"{path.name}: {each['name']} {each['version']}: {found['id']}, fixed in {', '.join(found['fix_versions'])}"

@@ -171,6 +171,12 @@ def test_golden_texts_pass_and_are_counted(encoder: Encoder) -> None:
     assert result.minimum >= 0.97
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_golden_texts_of_every_variant_pass(bundle: Path, variant: str) -> None:
+    with Encoder.open(bundle, variant) as encoder:
+        assert golden.check(encoder).minimum >= 0.97
+
+
 class Neighbourly:
     """An engine whose vectors depend on the other texts of the batch, like dynamic int8; or with NaN or noise."""
 

@@ -117,7 +117,7 @@ def test_failed_batches_leave_the_engine_right_on_every_stream(engine: Engine) -
 
 
 def test_a_mask_of_another_shape_is_refused(engine: Engine) -> None:
-    with pytest.raises(EngineError, match=r"ids of \(1, 7\), a mask of \(1, 5\)"):
+    with pytest.raises(EngineError, match=r"token ids \(1, 7\), attention mask \(1, 5\)"):
         engine.encode(Batch(np.ones((1, 7), np.int64), np.ones((1, 5), np.int64)))
 
 

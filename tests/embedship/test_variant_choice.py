@@ -146,3 +146,18 @@ def test_a_choice_for_a_bundle_that_was_replaced_is_not_used(foreign: Bundle, ca
     with caplog.at_level(logging.WARNING):
         assert variant_choice.load(replaced) is None
     assert "belongs to another bundle" in caplog.text
+
+
+@pytest.mark.parametrize(("missing", "used"), [("openvino", "onnxruntime"), ("onnxruntime", "openvino")])
+def test_without_the_runtime_of_the_choice_the_best_of_the_other_is_used(
+    bundle: Path, missing: str, used: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = Bundle.open(bundle)
+    name = f"{missing.removesuffix('runtime')}-int8"
+    choice = msgspec.structs.replace(opened.manifest.choice, variant=name, machine=hardware.machine())
+    monkeypatch.setattr(variant_choice, "find_choice", lambda _: choice)
+    monkeypatch.setattr(variant_choice, "find_spec", lambda runtime: None if runtime == missing else object())
+    assert variant_choice.variant(opened).runtime == used
+    assert f"{name} needs {missing}, which is not installed here" in caplog.text
+    monkeypatch.setattr(variant_choice, "find_spec", lambda _: None)
+    assert variant_choice.variant(opened).name == name, "opening it says what to install"

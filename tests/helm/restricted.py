@@ -13,14 +13,17 @@ _VOLUMES = {
 _HOST = ("hostNetwork", "hostPID", "hostIPC", "hostUsers")
 
 
-def violations(objects: list[dict[str, Any]]) -> list[str]:
-    return [f"{name}: {fault}" for name, pod in pods(objects) for fault in _pod(pod)]
+def violations(objects: list[dict[str, Any]], *, assigned_user: bool = False) -> list[str]:
+    """`assigned_user`: the cluster sets the user of each pod (`user: null`), so that pods may be without one."""
+    return [
+        f"{name}: {fault}" for name, pod in pods(objects) for fault in _pod(pod, (0,) if assigned_user else (None, 0))
+    ]
 
 
-def _pod(pod: dict[str, Any]) -> Iterator[str]:
+def _pod(pod: dict[str, Any], refused_users: tuple[int | None, ...]) -> Iterator[str]:
     security = pod.get("securityContext", {})
     yield from (f"{key} is set" for key in _HOST if key in pod)
-    if security.get("runAsNonRoot") is not True or security.get("runAsUser") == 0:  # none with user: null
+    if security.get("runAsNonRoot") is not True or security.get("runAsUser") in refused_users:
         yield "may run as root"
     if security.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
         yield "no seccomp profile"

@@ -20,7 +20,7 @@ from .manifests import one, render
 SECONDS = 600  # a limit for a hang; a busy machine takes a multiple of the usual half minute
 PAUSE_SECONDS = 0.02  # between two requests of a client, because starting servers also need the cores
 BODY = b'{"inputs": "how do I open a file for reading in python"}'
-REQUEST = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+REQUEST = b"POST /embed HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
 
 async def client(port: int, seen: Counter[str], stop: asyncio.Event) -> None:

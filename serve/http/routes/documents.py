@@ -109,7 +109,7 @@ class DocumentRoutes:
                 raise Invalid(f"documents[{place}].metadata: it is nested more than {_DEPTH} levels deep.", "documents")
             if (size := len(msgspec.json.encode(each.metadata))) > limits.max_characters:
                 raise TooLarge(
-                    f"documents[{place}].metadata: it has {size} characters; the maximum is {limits.max_characters}.",
+                    f"documents[{place}].metadata: it has {size} bytes; the maximum is {limits.max_characters}.",
                     "documents",
                 )
 
