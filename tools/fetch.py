@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = (Path(__file__).parents[1] / ".tools").resolve()  # it may be a link to a folder of several checkouts
+ROOT = (Path(__file__).parents[1] / ".tools").resolve()  # a symbolic link if several checkouts share the folder
 
 # A mirror may be slow or fail at the first attempt. pip retries by default.
 SECONDS = 1_200

@@ -58,8 +58,8 @@ class BundleSigner:
 
     def sign(self, bundle: Bundle) -> None:
         """Write the signature into the bundle. Raises UnsafeError if the bundle differs from what was exported."""
-        unfinished = bundle.path(f".{SIGNATURE}.half")
-        unfinished.unlink(missing_ok=True)  # left by a run that was killed
+        temporary = bundle.path(f".{SIGNATURE}.half")
+        temporary.unlink(missing_ok=True)  # left by a run that was killed
         bundle.require_complete("a signature")
         bundle.verify()
         config = model_signing.signing.Config()  # type: ignore[no-untyped-call]
@@ -67,10 +67,10 @@ class BundleSigner:
         # The library passes the password on unchanged, and the function that opens the key needs bytes.
         config.use_elliptic_key_signer(private_key=self._key, password=self._password)  # type: ignore[arg-type]
         try:
-            config.sign(bundle.folder, unfinished)
-            unfinished.replace(bundle.path(SIGNATURE))
+            config.sign(bundle.folder, temporary)
+            temporary.replace(bundle.path(SIGNATURE))
         finally:
-            unfinished.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def check(bundle: Bundle, key: Path) -> None:
@@ -113,7 +113,10 @@ class _BundleHashing(model_signing.hashing.Config):
         self.set_ignored_paths(paths=[SIGNATURE, *([SUBSET] if subset else [])], ignore_git_paths=False)
 
     def hash(self, *arguments: Any, **options: Any) -> Any:
-        """Name the model in the statement. The library would use the folder, whose name is temporary in an export."""
+        """Return the hashes of the files, with the model's name, and with the hashes of files that were not pulled.
+
+        The library would use the name of the folder, which is temporary during an export.
+        """
         manifest = super().hash(*arguments, **options)
         manifest._name = self._name
         for name, sha256 in self._absent.items():

@@ -73,13 +73,13 @@ def ensure(
             "the batch shapes of %s are not certified on this machine: computing all of them", encoder.variant.name
         )
         certificate = certify(subject)
-        logger.info("%s: %s (%.1f s)", encoder.variant.name, remark(certificate), certificate.seconds)
+        logger.info("%s: %s (%.1f s)", encoder.variant.name, describe_certificate(certificate), certificate.seconds)
         store(encoder, certificate, cache)
     encoder.restrict(require(certificate, subject.layout, encoder.variant.name), certificate)
     return certificate
 
 
-def recall(encoder: CertifiedEncoder) -> None:
+def restrict_if_certified(encoder: CertifiedEncoder) -> None:
     """Restrict the encoder to right shapes if its certificate is known. Computes nothing. Raises GateError."""
     subject = CertificateSubject.from_encoder(encoder)
     if certificate := find(subject):
@@ -201,7 +201,7 @@ def _worst_shapes(certificate: ShapeCertificate) -> str:
     return shown + (", ..." if len(certificate.wrong) > len(worst) else "")
 
 
-def remark(certificate: ShapeCertificate) -> str:
+def describe_certificate(certificate: ShapeCertificate) -> str:
     """Return a summary of the certificate in one line, for a log or a table."""
     if certificate.wrong:
         return (

@@ -39,12 +39,12 @@ def cpu(target: HardwareTarget, machine: MachineInfo) -> HardwareTarget:
     Raises UsageError if `machine` would compute different vectors than the target CPUs, because the files could not be
     verified here.
     """
-    here = _of(machine)
-    wanted = here if target in (HardwareTarget.AUTO, HardwareTarget.CUDA) else target
+    isa = _of(machine)
+    wanted = isa if target in (HardwareTarget.AUTO, HardwareTarget.CUDA) else target
     if not machine.meets(wanted.needs):
         raise UsageError(
             f"{machine.cpu} cannot verify int8 for {wanted}: its 8-bit products overflow where those of {wanted} do "
-            f"not, so measurements on this machine would not be valid for {wanted}. Use --target {here}, which is "
+            f"not, so measurements on this machine would not be valid for {wanted}. Use --target {isa}, which is "
             f"correct on both, or export on a machine with one of {', '.join(EXACT)}"
         )
     return wanted

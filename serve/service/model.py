@@ -28,7 +28,7 @@ class OpenedEncoder(NamedTuple):
     """The encoder of a bundle, and a message for the log about how its variant was chosen."""
 
     encoder: Encoder
-    remark: str | None
+    warning: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class LoadedModel:
     """A model that is ready to encode, with its devices, queue and canary texts."""
 
     encoder: Encoder
-    remark: str | None
+    warning: str | None
     pool: DevicePool
     inference: InferenceClient
     canary_target: CanaryTarget
@@ -76,10 +76,10 @@ class LoadedModel:
         stack.callback(inference.close)
         return cls(
             encoder,
-            opened.remark,
+            opened.warning,
             pool,
             inference,
-            CanaryTarget(workers, CanaryTexts.from_encoder(encoder), ShapeWalk.of(encoder)),
+            CanaryTarget(workers, CanaryTexts.from_encoder(encoder), ShapeWalk.from_encoder(encoder)),
         )
 
     @property
@@ -110,7 +110,7 @@ def open_encoder(path: Path, variant: str | None, task: Task, settings: Settings
         )
     else:
         encoder = Encoder.open(bundle, chosen.variant, streams=settings.streams, task=task)
-    return OpenedEncoder(encoder, chosen.remark)
+    return OpenedEncoder(encoder, chosen.warning)
 
 
 def _device_prefix(bundle: Bundle) -> str:
