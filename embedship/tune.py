@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from embedship import golden, hardware, shapes, variant_choice
 from embedship.bundle import Bundle, Objective, Variant, VariantChoice
 from embedship.encoder import Encoder
-from embedship.errors import EngineError, GateError, MismatchError, MissingExtra
+from embedship.errors import EngineError, GateError, MismatchError, MissingExtra, ShapesError
 from embedship.golden_texts import GoldenTexts
 from embedship.timing import ProcessClock, Rounds, VariantTimer, VariantTiming, faster, spread
 from embedship.tokens import Text, Tokenizer
@@ -236,6 +236,33 @@ class ChosenVariant(NamedTuple):
 
     variant: str
     warning: str | None
+
+
+T = TypeVar("T")
+
+
+def open_chosen(bundle: Bundle, cache: Path | None, open_variant: Callable[[ChosenVariant], T]) -> T:
+    """Return `open_variant` of the chosen variant. If too many of its shapes are wrong here, use the next best one.
+
+    Raises ShapesError if no variant is right on this machine, and the errors of `open_variant`.
+    """
+    chosen = choose_variant(bundle, cache)
+    refused: list[str] = []
+    while True:
+        try:
+            return open_variant(chosen)
+        except ShapesError as error:
+            refused.append(chosen.variant)
+            choice = variant_choice.find_choice(bundle, cache) or bundle.manifest.choice
+            other = None if bundle.only else variant_choice.best_installed(bundle, choice, refused)
+            if other is None:
+                raise
+            logger.warning("%s is used: %s", other.name, error)
+            chosen = ChosenVariant(
+                other.name,
+                f"too many batch shapes of {', '.join(refused)} have wrong vectors on this machine: {other.name} is "
+                f"used. `embedship tune {bundle.folder}` stores a choice among the right variants",
+            )
 
 
 def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:

@@ -19,7 +19,7 @@ from typing import TypedDict
 from embedship import hardware, variant_choice
 from embedship.batches import BatchLayout, PaddedShape
 from embedship.bundle import Bundle, ManifestRecord, Runtime, ShapeCertificate, WrongShape
-from embedship.errors import EmbedshipError, GateError
+from embedship.errors import EmbedshipError, ShapesError
 from embedship.files import sealed
 from embedship.shapes.subject import CertificateSubject, CertifiedEncoder, Encode
 from embedship.shapes.texts import ShapeTexts
@@ -64,7 +64,7 @@ def ensure(
     """Find the encoder's certificate, or make and store it, and restrict the encoder to right shapes.
 
     It is stored next to the stored choice (see variant_choice.py). If that file cannot be written, a warning says so
-    and the next start certifies again. Raises GateError if too many shapes are wrong, EngineError.
+    and the next start certifies again. Raises ShapesError if too many shapes are wrong, EngineError.
     """
     subject = CertificateSubject.from_encoder(encoder, streams, batch_tokens)
     certificate = find(subject, cache)
@@ -80,7 +80,7 @@ def ensure(
 
 
 def restrict_if_certified(encoder: CertifiedEncoder) -> None:
-    """Restrict the encoder to right shapes if its certificate is known. Computes nothing. Raises GateError."""
+    """Restrict the encoder to right shapes if its certificate is known. Computes nothing. Raises ShapesError."""
     subject = CertificateSubject.from_encoder(encoder)
     if certificate := find(subject):
         encoder.restrict(require(certificate, subject.layout, encoder.variant.name), certificate)
@@ -180,14 +180,14 @@ def applies(certificate: ShapeCertificate, subject: CertificateSubject) -> bool:
 def require(certificate: ShapeCertificate, layout: BatchLayout, variant: str) -> BatchLayout:
     """Return the layout without the wrong shapes.
 
-    Raises GateError if their share is above MOST_WRONG, or if no right shape is left for some text length.
+    Raises ShapesError if their share is above MOST_WRONG, or if no right shape is left for some text length.
     """
     right = layout.without([PaddedShape(each.rows, each.width) for each in certificate.wrong])
     unusable = [width for width in layout.widths() if right.shape(1, width) is None]
     if len(certificate.wrong) <= MOST_WRONG * certificate.checked and not unusable:
         return right
     detail = f"; texts of {unusable[0]} tokens have no right shape left" if unusable else ""
-    raise GateError(
+    raise ShapesError(
         f"variant {variant} gives wrong vectors in {len(certificate.wrong)} of {certificate.checked} batch shapes "
         f"({_worst_shapes(certificate)}), with {certificate.runtime} on {' '.join(certificate.isa)}{detail}. Use "
         "another variant (--variant)"

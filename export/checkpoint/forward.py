@@ -26,6 +26,8 @@ def translate_model_errors(folder: Path) -> Iterator[None]:
     except (EmbedshipError, MemoryError):
         raise
     except Exception as error:  # the code of any model, which has no common error class
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the operating system, such as a full disk; those that transformers raises have no number
         reason = str(error).strip().splitlines() or ["no message"]
         raise UsageError(
             f"{folder} opens, but the model's own code fails on a text ({type(error).__name__}: {reason[0]}): correct "

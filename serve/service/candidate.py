@@ -68,10 +68,16 @@ class ShadowCandidate:
         if settings.candidate_index is None:
             return None
         bundle = Bundle.open(settings.candidate_bundle or settings.bundle)
+
+        def open_variant(chosen: tune.ChosenVariant) -> Encoder:
+            with ExitStack() as own:
+                encoder = own.enter_context(Encoder.open(bundle, chosen.variant, streams=1))
+                shapes.ensure(encoder, settings.cache)
+                own.pop_all()
+            return encoder
+
         with ExitStack() as on_error:
-            variant = tune.choose_variant(bundle, settings.cache).variant
-            encoder = on_error.enter_context(Encoder.open(bundle, variant, streams=1))
-            shapes.ensure(encoder, settings.cache)
+            encoder = on_error.enter_context(tune.open_chosen(bundle, settings.cache, open_variant))
             golden.check(encoder)
             vector = GoldenTexts.load(bundle).vectors[:1]
             collection = Collection.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, vector)

@@ -121,7 +121,7 @@ def test_a_graph_that_computes_something_else_does_not_pass(
     """The pooling forgets the mask: right for every text alone, wrong in company."""
     from embedship.export.variants import torch_graph
 
-    monkeypatch.setitem(torch_graph._POOLS, "mean", lambda hidden, mask: hidden.mean(dim=1))
+    monkeypatch.setitem(torch_graph._POOLS, "mean", lambda hidden, mask, tokens: hidden.mean(dim=1))
     with pytest.raises(GateError, match="does not reproduce the checkpoint's vectors"):
         build(tiny, tmp_path / "bundle", ExportOptions(texts=texts, variants=("onnx",)), quiet())
     assert list(tmp_path.iterdir()) == []
