@@ -21,8 +21,8 @@ def similarity(task: Task, expected: Vectors, actual: Vectors) -> npt.NDArray[np
     """
     if task is Task.EMBED:
         return cosine(expected, actual)
-    wanted, scores = (rows[:, 0].astype(np.float64) for rows in (expected, actual))
-    return np.maximum(1 - ((scores - wanted) / spread(expected)) ** 2 / 2, -1.0)
+    expected_scores, actual_scores = (rows[:, 0].astype(np.float64) for rows in (expected, actual))
+    return np.maximum(1 - ((actual_scores - expected_scores) / spread(expected)) ** 2 / 2, -1.0)
 
 
 def spread(scores: Vectors) -> float:

@@ -34,7 +34,8 @@ _METRICS = {
 }
 
 
-_ALIKE = {Task.EMBED: ("cos min", "cos mean"), Task.RERANK: ("like min", "like mean")}  # likeness.py says what it is
+# likeness.py says what likeness is.
+_COSINES = {Task.EMBED: ("cos min", "cos mean"), Task.RERANK: ("like min", "like mean")}
 
 
 def table(bundle: Bundle) -> Table:
@@ -47,7 +48,7 @@ def table(bundle: Bundle) -> Table:
         padding=(0, 1, 0, 0),  # the table fits into 80 columns
         caption=f"* is what serve uses on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
-    for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio", "spread"):
+    for heading in ("", "variant", "runs as", "MB", "fused", *_COSINES[bundle.task], "tokens/s", "ratio", "spread"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
         speed = chosen.tokens_per_second.get(v.name)  # missing if this machine cannot serve it
@@ -56,8 +57,8 @@ def table(bundle: Bundle) -> Table:
         mark = "*" if v.name == chosen.variant else ""
         size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
         shown.add_row(mark, v.name, v.precision, size, fused, *cosines, *measured)
-    for one in bundle.manifest.failed:
-        shown.add_row("", one.name, "left out")
+    for failure in bundle.manifest.failed:
+        shown.add_row("", failure.name, "left out")
     return shown
 
 
@@ -68,7 +69,10 @@ def _spread(chosen: VariantChoice, name: str) -> str:
 
 def left_out(bundle: Bundle) -> list[str]:
     """Return one line per variant that failed, with the stage and the reason."""
-    return [f"{one.name} is left out, it failed ({one.stage}): {one.reason}" for one in bundle.manifest.failed]
+    return [
+        f"{failure.name} is left out, it failed ({failure.stage}): {failure.reason}"
+        for failure in bundle.manifest.failed
+    ]
 
 
 def _short(v: Variant) -> list[str]:
@@ -163,10 +167,9 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
 
 def _batch_dependence(v: Variant, task: Task) -> str:
     label = "depends on its batch" if v.quantisation is Quantisation.DYNAMIC else "does not depend on its batch"
-    what = "a text's vector" if task is Task.EMBED else "a pair's score"
-    return (
-        f"{v.name}: {what} {label}, worst {measure_name(task)} {v.invariance.worst:.6f} over {v.invariance.texts} texts"
-    )
+    output = "a text's vector" if task is Task.EMBED else "a pair's score"
+    report = v.invariance
+    return f"{v.name}: {output} {label}, worst {measure_name(task)} {report.worst:.6f} over {report.texts} texts"
 
 
 def quality_table(quality: RetrievalReport) -> Table:
