@@ -181,8 +181,8 @@ def _ratio(manifest: BundleManifest, variant: Variant) -> str:
 def _cosine_sentence(variant: Variant) -> str:
     parity = variant.parity
     figures = f"mean {cosine(parity.mean)}, worst {cosine(parity.minimum)}, over {parity.texts} texts"
-    loss = 1 - parity.mean
-    loss = "less than 0.000005" if loss < 5e-6 else f"{loss:.2g}"
+    difference = 1 - parity.mean
+    loss = "less than 0.000005" if difference < 5e-6 else f"{difference:.2g}"
     return f"Compared with the checkpoint's own vectors, its vectors lose {loss} of cosine: {figures}."
 
 

@@ -95,20 +95,20 @@ def _queries(report: DriftCommandReport) -> ChartTable:
 
 
 def _facts(report: DriftCommandReport, reference: DriftReference) -> ChartTable:
-    report = report.comparison.report
+    drift = report.comparison.report
     pairs = [
         ("reference", report.reference),
-        ("vectors of the reference", f"{report.reference:,}"),
+        ("vectors of the reference", f"{drift.reference:,}"),
         ("reference created", reference.created or "unknown"),
         ("log", report.current),
         ("variant that encoded the log", report.variant or "unknown"),
         ("model", f"{report.fingerprint} ({'checked' if report.bound else 'not named in the log'})"),
         ("false alarms accepted", f"{report.false_alarms}, tested every {report.every_seconds:,.0f} s"),
-        ("accepted false alarms in 30 days", f"{report.promised_per_day * 30:.2f}"),
+        ("accepted false alarms in 30 days", f"{drift.promised_per_day * 30:.2f}"),
         (
             "false alarms in 30 days, measured on held-out blocks",
-            f"{report.measured_per_day * 30:.2f}; 95% interval {report.measured_lower_per_day * 30:.2f} to "
-            f"{report.measured_upper_per_day * 30:.2f}",
+            f"{drift.measured_per_day * 30:.2f}; 95% interval {drift.measured_lower_per_day * 30:.2f} to "
+            f"{drift.measured_upper_per_day * 30:.2f}",
         ),
         (
             "drift began",
