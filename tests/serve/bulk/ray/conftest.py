@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 HERE = Path(__file__).parent
-SECONDS = 120
+SECONDS = 300
 MARK = "EMBEDSHIP_TEST_RAY"
 
 
