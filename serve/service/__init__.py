@@ -16,4 +16,5 @@ reranker.py         Cross-encoder that scores how well passages answer a query
 service.py          One bundle with its index, monitor and tasks; replaced as a whole by a reload
 shape_walk.py       Periodically rechecks all batch shapes
 state.py            Process-wide state, and the current service
+trust.py            Refuses bundles and indexes without the demanded signature or digest
 """

@@ -20,7 +20,7 @@ from embedship.monitor.monitor import QualityMonitor
 from embedship.serve.batching.admission import AdmissionController
 from embedship.serve.batching.executor import BatchExecutor
 from embedship.serve.batching.model_client import InferenceClient
-from embedship.serve.service import monitor_setup, reload_trial
+from embedship.serve.service import monitor_setup, reload_trial, trust
 from embedship.serve.service.background import BackgroundTasks
 from embedship.serve.service.candidate import ShadowCandidate
 from embedship.serve.service.collection import Collection
@@ -76,6 +76,7 @@ class ModelService:
 
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
+        trust.require_trusted(settings)
         if current:
             known = frozenset(model.bundle.manifest.digest for model in current.models)
             reload_trial.require_openable(reload_trial.plan(settings, known))
