@@ -20,11 +20,11 @@ demo: $(VENV)/.installed  ## the whole product on a real model and real text; DE
 # Two workers on two cores have a thread each: more would spin against one another. A module
 # stays with one worker, so that what its tests share is made once.
 test: lint  ## lint, types and tests; TEST_ARGS goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --ignore tests/embedship/commands/test_demo.py $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder --ignore tests/embedship/commands/test_demo.py $(TEST_ARGS)
 	$(BIN)/pytest tests/embedship/commands/test_demo.py  # alone: it needs both cores, and checks what a newcomer sees
 
 check: lint  ## lint, types and the fast tests: under three minutes on two cores once a bundle is in .cache
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not slow" $(FAST) $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow" $(FAST) $(TEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -32,8 +32,8 @@ class Autoscaler:
         self._events, self._cluster, self._rule, self._seconds = events, cluster, rule, seconds
         self._samples: dict[Replica, deque[tuple[float, float]]] = {}
         self._wanted: deque[tuple[float, int]] = deque()
-        events.at(0.0, self._scrape)
-        events.at(rule.sync, self._sync)
+        events.schedule(0.0, self._scrape)
+        events.schedule(rule.sync, self._sync)
 
     def _scrape(self) -> None:
         now = self._events.now
@@ -83,7 +83,7 @@ class Autoscaler:
 
     def _again(self, seconds: float, act: Callable[[], None]) -> None:
         if self._events.now + seconds <= self._seconds:
-            self._events.at(self._events.now + seconds, act)
+            self._events.schedule(self._events.now + seconds, act)
 
 
 class Scaled(NamedTuple):

@@ -139,7 +139,7 @@ class Churn:
         assert self._next <= len(world.texts), "more minutes than texts were held back for"
         self._there += range(first, self._next)
         documents = [Document(str(n), world.texts[n]) for n in range(first, self._next)]
-        return [*ChunkedDocuments.of(documents, None).puts(world.vectors[first : self._next])]
+        return [*ChunkedDocuments.from_documents(documents, None).puts(world.vectors[first : self._next])]
 
     def _told(self, result: CompactionResult, _: float) -> None:
         self.results.append(result)

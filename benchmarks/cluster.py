@@ -62,13 +62,13 @@ class Cluster:
     def feed(self, moments: Iterator[float], lengths: Sequence[int]) -> None:
         """Schedule requests at these times; the texts are used in turn."""
         if (moment := next(moments, None)) is not None:
-            self._events.at(moment, partial(self._arrive, moments, lengths))
+            self._events.schedule(moment, partial(self._arrive, moments, lengths))
 
     def start(self, seconds: float) -> None:
         """Start a pod that accepts requests after `seconds`."""
         self.starting += 1
         self._note()
-        self._events.at(self._events.now + seconds, self._started)
+        self._events.schedule(self._events.now + seconds, self._started)
 
     def drain(self) -> None:
         """Drain the newest replica: it gets no new requests and finishes its current ones."""
@@ -79,8 +79,8 @@ class Cluster:
         """Kill the oldest replica. Requests still go to it until the failure is noticed. Times in seconds from now."""
         lost = self.ready[0]
         lost.die()
-        self._events.at(self._events.now + noticed, partial(self.ready.remove, lost))
-        self._events.at(self._events.now + replaced, self._add)
+        self._events.schedule(self._events.now + noticed, partial(self.ready.remove, lost))
+        self._events.schedule(self._events.now + replaced, self._add)
 
     def _arrive(self, moments: Iterator[float], lengths: Sequence[int]) -> None:
         request = Request(self._events.now, lengths[len(self.requests) % len(lengths)])
@@ -128,6 +128,6 @@ def bereft(
     events = Events()
     cluster = Cluster(events, costs, replicas, choices=choices, seed=seed)
     cluster.feed(arrivals([span], seed), lengths)
-    events.at(lost, partial(cluster.lose, noticed, replaced))
+    events.schedule(lost, partial(cluster.lose, noticed, replaced))
     events.run()
     return Load(cluster.requests, span.seconds)

@@ -148,13 +148,13 @@ def _questions(folder: Path | None) -> Questions:
         return Questions("demo", [e.body for e in entries], [e.summary for e in entries], own)
     documents, queries = (_lines(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
     rows = {document["_id"]: row for row, document in enumerate(documents)}
-    judged: dict[str, set[int]] = {}
+    relevant_rows: dict[str, set[int]] = {}
     for line in (folder / "qrels.tsv").read_text().splitlines()[1:]:
         query, document, score = line.split("\t")
         if float(score) > 0:
-            judged.setdefault(query, set()).add(rows[document])
-    asked = [query for query in queries if query["_id"] in judged]
-    relevant = [frozenset(judged[query["_id"]]) for query in asked]
+            relevant_rows.setdefault(query, set()).add(rows[document])
+    asked = [query for query in queries if query["_id"] in relevant_rows]
+    relevant = [frozenset(relevant_rows[query["_id"]]) for query in asked]
     return Questions(folder.name, [d["text"] for d in documents], [q["text"] for q in asked], relevant)
 
 

@@ -192,7 +192,7 @@ def _run(folder: Path, data: Embedded, bundle: Bundle, rounds: int) -> dict[str,
         "single_seconds": {name: record.spread(values) for name, values in singles.items()},
         "rescoring": ranking,
         "filters": filtered,
-        "goals": search_goals.judged(found, singles, ranking, filtered),
+        "goals": search_goals.judge_goals(found, singles, ranking, filtered),
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 Point = dict[str, Any]
 
 
-def judged(
+def judge_goals(
     curves: Sequence[Point],
     singles: dict[str, list[float]],
     rescoring: dict[str, float],
@@ -42,8 +42,8 @@ def _fast(curves: Sequence[Point], hnswlib: Sequence[Point], recall: float, time
     best = max(ours, key=_rate)
     rival = _at(hnswlib, best["recall"])
     if rival is None:
-        return {"goal": name, "met": False, "found": f"undecided: hnswlib's curve ends below {_said(best)}"}
-    return _goal(name, _rate(best) / rival, times, f"times as fast: {_said(best)}")
+        return {"goal": name, "met": False, "found": f"undecided: hnswlib's curve ends below {_describe_point(best)}"}
+    return _goal(name, _rate(best) / rival, times, f"times as fast: {_describe_point(best)}")
 
 
 def _small(curves: Sequence[Point], flat: float, hnswlib: Sequence[Point]) -> Point:
@@ -53,8 +53,10 @@ def _small(curves: Sequence[Point], flat: float, hnswlib: Sequence[Point]) -> Po
         return _nothing(name)
     best = max(ours, key=_rate)
     built = hnswlib[0]["build_seconds"] / max(best["build_seconds"], 0.01)
-    judged = _goal(name, _rate(best) / flat, 3, f"times as fast: {_said(best)}; built {built:.0f} times as fast")
-    return judged | {"met": judged["met"] and built >= 20}
+    goal = _goal(
+        name, _rate(best) / flat, 3, f"times as fast: {_describe_point(best)}; built {built:.0f} times as fast"
+    )
+    return goal | {"met": goal["met"] and built >= 20}
 
 
 def _recalls(curves: Sequence[Point]) -> Point:
@@ -87,7 +89,7 @@ def _rate(point: Point) -> float:
     return float(point["queries_per_second"]["median"])
 
 
-def _said(point: Point) -> str:
+def _describe_point(point: Point) -> str:
     return f"{point['name']}, {point['effort']}, recall {point['recall']:.4f}, {point['hot_bytes']} bytes"
 
 

@@ -36,14 +36,14 @@ class Events:
     def clock(self) -> float:
         return self.now
 
-    def at(self, moment: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self._heap, (moment, next(self._numbers), act))
+    def schedule(self, time: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (time, next(self._numbers), action))
 
     def run(self) -> None:
         """Run until no event is left."""
         while self._heap:
-            self.now, _, act = heapq.heappop(self._heap)
-            act()
+            self.now, _, action = heapq.heappop(self._heap)
+            action()
 
 
 class Costs(NamedTuple):
@@ -57,7 +57,7 @@ class Costs(NamedTuple):
     batch_tokens: int = BUDGET
     queue_texts: int = 4_096
 
-    def of(self, works: Sequence[QueuedText[Request]]) -> float:
+    def batch_core_seconds(self, works: Sequence[QueuedText[Request]]) -> float:
         width = padded_width(max(len(work.ids) for work in works))
         return self.batch + self.token * width * len(works)
 
@@ -92,7 +92,7 @@ class _Job:
     """Work in progress: the remaining core-seconds and the callback."""
 
     left: float
-    then: Callable[[], None]
+    callback: Callable[[], None]
     front: bool = field(default=False)
 
 
@@ -135,9 +135,9 @@ class Replica:
         request.end(outcome, self._events.now)
         self._ended(request)
 
-    def _loop(self, seconds: float, then: Callable[[], None]) -> None:
+    def _loop(self, seconds: float, callback: Callable[[], None]) -> None:
         """Queue work for the event loop, which runs one task at a time."""
-        self._front.append(_Job(seconds, then, front=True))
+        self._front.append(_Job(seconds, callback, front=True))
         if not any(job.front for job in self._running):
             self._settle()
             self._turn()
@@ -155,12 +155,12 @@ class Replica:
         self._alarm += 1
         if self._running:
             soonest = max(0.0, min(job.left for job in self._running)) / self._speed()
-            self._events.at(self._events.now + soonest, partial(self._ring, self._alarm))
+            self._events.schedule(self._events.now + soonest, partial(self._ring, self._alarm))
 
     def _compute(self, works: list[QueuedText[Request]]) -> None:
         now = self._events.now
         self.waited += sum(now - work.request.queued for work in works)
-        self._running.append(_Job(self._costs.of(works), partial(self._computed, works)))
+        self._running.append(_Job(self._costs.batch_core_seconds(works), partial(self._computed, works)))
 
     def _computed(self, works: list[QueuedText[Request]]) -> None:
         """Finish a batch. All its responses are sent together."""
@@ -178,7 +178,7 @@ class Replica:
         ready = [job for job in self._running if job.left <= _DONE]
         self._running = [job for job in self._running if job.left > _DONE]
         for job in ready:
-            job.then()
+            job.callback()
         if self.alive:
             self._turn()
 
@@ -236,7 +236,7 @@ def closed(costs: Costs, lengths: Sequence[int], connections: int, seconds: floa
 
     replica = Replica(events, costs, lambda request: send(turns.pop(request) + connections))
     for first in range(connections):
-        events.at(0.0, partial(send, first))
+        events.schedule(0.0, partial(send, first))
     events.run()
     return Load(sent, seconds)
 
@@ -245,8 +245,8 @@ def opened(costs: Costs, lengths: Sequence[int], born: Sequence[float], seconds:
     """Run an open loop as `loadclient.opened`: requests at given times, independent of earlier responses."""
     events, sent = Events(), list[Request]()
     replica = Replica(events, costs, lambda request: None)
-    for number, moment in enumerate(born):
-        sent.append(request := Request(moment, lengths[number % len(lengths)]))
-        events.at(moment, partial(replica.enter, request))
+    for number, time in enumerate(born):
+        sent.append(request := Request(time, lengths[number % len(lengths)]))
+        events.schedule(time, partial(replica.enter, request))
     events.run()
     return Load(sent, seconds)

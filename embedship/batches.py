@@ -31,8 +31,8 @@ _ROW_TOKENS = 48
 
 _STEPS = 8  # widths per octave
 
-# In an attention mask: a token that the model reads and does not pool. A graph for which this is never so sees only 0
-# and 1. A tool that knows nothing of it gives 1, and gets the vectors of a text that begins with the prompt.
+# In an attention mask: a token that the model reads and does not pool. Graphs of models that pool their prompts see
+# only 0 and 1. Other tools always give 1; they get the vectors of texts that begin with the prompt.
 UNPOOLED = 2
 
 
@@ -69,11 +69,11 @@ class Batch:
         )
         return second * self.attention_mask
 
-    def turned(self, turns: Sequence[int]) -> Batch:
+    def with_turns(self, turns: Sequence[int]) -> Batch:
         """Return the same rows with these turns. The batch is unchanged if there are none or all are 0."""
         return replace(self, turns=np.asarray(turns, dtype=np.int64)) if any(turns) else self
 
-    def without_prompts(self, lengths: Sequence[int]) -> Batch:
+    def with_unpooled_prompts(self, lengths: Sequence[int]) -> Batch:
         """Return the same rows, of which the first `lengths` tokens are not pooled."""
         prompts = np.arange(self.input_ids.shape[1]) < np.asarray(lengths, dtype=np.int64)[:, None]
         return replace(self, attention_mask=np.where(prompts, UNPOOLED * self.attention_mask, self.attention_mask))
@@ -147,17 +147,27 @@ class BatchLayout:
     def shapes(self) -> list[PaddedShape]:
         """Return every shape a batch may have, including the wrong ones, sorted by rows, then by width."""
         counts = [1 << power for power in range(most_rows(self.budget).bit_length())]
-        return [PaddedShape(rows, width) for rows in counts for width in self.widths() if self._affords(rows, width)]
+        return [
+            PaddedShape(rows, width)
+            for rows in counts
+            for width in self.widths()
+            if self._is_within_budget(rows, width)
+        ]
 
     def shape(self, rows: int, longest: int) -> PaddedShape | None:
         """Return the smallest right shape for `rows` texts of at most `longest` tokens; None if they must be split."""
         least = round_rows(2 * rows - 1)
         counts = [least << power for power in range(most_rows(self.budget).bit_length()) if rows]
         width = self._rounded(longest)
-        if (exact := PaddedShape(least, width)) not in self.wrong and self._affords(*exact):
+        if (exact := PaddedShape(least, width)) not in self.wrong and self._is_within_budget(*exact):
             return exact
         wider = [each for each in self.widths() if each >= width]
-        fitting = (PaddedShape(r, w) for r in counts for w in wider if self._affords(r, w) and (r, w) not in self.wrong)
+        fitting = (
+            PaddedShape(r, w)
+            for r in counts
+            for w in wider
+            if self._is_within_budget(r, w) and (r, w) not in self.wrong
+        )
         return min(fitting, key=lambda shape: shape.rows * shape.width, default=None)
 
     def encode(
@@ -188,17 +198,17 @@ class BatchLayout:
             or self.shape(len(ids), max(map(len, ids)))
             or PaddedShape(len(ids), self._rounded(max(map(len, ids))))
         )
-        more = shape.rows - len(ids)
-        repeated = [turns[0]] * more if turns else []
-        batch = pad([*ids, *[ids[0]] * more], self.pad_id, shape.width)
+        missing = shape.rows - len(ids)
+        repeated = [turns[0]] * missing if turns else []
+        batch = pad([*ids, *[ids[0]] * missing], self.pad_id, shape.width)
         if not self.pools_prompts and any(turns):
-            return batch.without_prompts([*turns, *repeated])
-        return batch.turned([*turns, *repeated])
+            return batch.with_unpooled_prompts([*turns, *repeated])
+        return batch.with_turns([*turns, *repeated])
 
     def _rounded(self, longest: int) -> int:
         return _rounded(longest, self.positions)
 
-    def _affords(self, rows: int, width: int) -> bool:
+    def _is_within_budget(self, rows: int, width: int) -> bool:
         return rows == 1 or (rows <= most_rows(self.budget) and rows * width <= self.budget)
 
 

@@ -41,10 +41,10 @@ class DeviceAddress(NamedTuple):
         return f"{self.kind}:{self.ordinal}"
 
 
-def several(text: str) -> tuple[DeviceAddress, ...]:
+def parse_devices(text: str) -> tuple[DeviceAddress, ...]:
     """Parse devices separated by commas, all of one kind, without repetition. Raises UsageError.
 
-    >>> [str(device) for device in several("cuda:0,cuda:1")]
+    >>> [str(device) for device in parse_devices("cuda:0,cuda:1")]
     ['cuda:0', 'cuda:1']
     """
     devices = tuple(DeviceAddress.parse(each) for each in text.split(","))

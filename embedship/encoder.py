@@ -82,7 +82,7 @@ class Encoder:
         engine = open_engine(bundle, chosen.name, streams, device)
         encoder = cls(bundle, chosen, Tokenizer.open(bundle), engine, DeviceAddress.parse(device).kind)
         try:
-            shapes.recall(encoder)
+            shapes.restrict_if_certified(encoder)
         except BaseException:
             encoder.close()
             raise
@@ -111,7 +111,7 @@ class Encoder:
         prompt = self.tokenizer.prompt(prompt_name)
         vectors = np.empty((len(texts), pipeline.dimension), dtype=np.float32)
         done = (lambda rows: progress(len(rows))) if progress else None
-        with self._running() as submit:
+        with self._open_submission() as submit:
             for start, end in _chunks(len(texts)):
                 tokens = self.tokenizer(texts[start:end], prompt)
                 require_tokens(tokens, start)
@@ -125,12 +125,14 @@ class Encoder:
         `done` is called with the rows just finished, by the threads that finished them.
         """
         vectors = np.empty((len(tokens), self.bundle.manifest.pipeline.dimension), dtype=np.float32)
-        with self._running() as submit:
+        with self._open_submission() as submit:
             submit(vectors, tokens, done)
         return vectors
 
     @contextmanager
-    def _running(self) -> Iterator[Callable[[Vectors, TokenBatch, Callable[[Sequence[int]], object] | None], None]]:
+    def _open_submission(
+        self,
+    ) -> Iterator[Callable[[Vectors, TokenBatch, Callable[[Sequence[int]], object] | None], None]]:
         """Yield a function that submits a chunk and returns when the chunk before the last one is done.
 
         So the caller tokenises one chunk while the streams compute another. Raises the first failure. After that no
@@ -149,8 +151,8 @@ class Encoder:
             while chunks:
                 _results(chunks.popleft())
         finally:
-            left = [future for chunk in chunks for future in chunk if not future.cancel()]
-            wait(left)
+            unfinished = [future for chunk in chunks for future in chunk if not future.cancel()]
+            wait(unfinished)
 
     def _batch(
         self, out: Vectors, tokens: TokenBatch, done: Callable[[Sequence[int]], object] | None, rows: list[int]

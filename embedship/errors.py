@@ -4,6 +4,7 @@ EmbedshipError
 ├── UsageError          2   a wrong path, option or input line
 │   └── MissingExtra    2   an optional dependency is not installed
 ├── GateError           3   a measurement did not reach what was demanded
+│   └── ShapesError     3   too many batch shapes of a variant have wrong vectors on this machine
 ├── UnsafeError         4   a file that was changed, belongs elsewhere or is unsafe
 │   └── MismatchError   4   two artifacts that do not belong together
 └── EngineError         1   a device or a runtime failed
@@ -47,6 +48,10 @@ class GateError(EmbedshipError):
     """A measurement did not reach what was demanded."""
 
     exit_code = 3
+
+
+class ShapesError(GateError):
+    """Too many batch shapes of a variant have wrong vectors on this machine. Another variant may be right."""
 
 
 class UnsafeError(EmbedshipError):

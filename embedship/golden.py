@@ -13,7 +13,7 @@ from embedship.bundle import Task
 from embedship.encoder import Encoder
 from embedship.errors import GateError
 from embedship.golden_texts import GoldenTexts, batch_invariance_floor
-from embedship.likeness import measure, similarity
+from embedship.likeness import measure_name, similarity
 from embedship.tokens import Text
 
 
@@ -60,13 +60,13 @@ def _judge(encoder: Encoder, result: GoldenCheck, worst: Text) -> None:
     # `not >=` instead of `<`, because a NaN must fail.
     if not (result.minimum >= floors.minimum and result.mean >= floors.mean):
         raise GateError(
-            f"golden check failed at {precision}: {measure(task)} to the checkpoint is min {result.minimum:.5f}, mean "
-            f"{result.mean:.5f}; the bundle demands {floors.minimum} and {floors.mean}. Worst text: "
+            f"golden check failed at {precision}: {measure_name(task)} to the checkpoint is min {result.minimum:.5f}, "
+            f"mean {result.mean:.5f}; the bundle demands {floors.minimum} and {floors.mean}. Worst text: "
             f"{str(worst)[:80]!r}. Use another variant, or export again on a machine like this one."
         )
     if not result.alone >= (floor := batch_invariance_floor(encoder.variant, floors)):
         raise GateError(
-            f"golden check failed: a text's {answer} depends on the other texts of its batch ({measure(task)} "
+            f"golden check failed: a text's {answer} depends on the other texts of its batch ({measure_name(task)} "
             f"{result.alone:.5f} between alone and in a batch; {floor} is demanded). Use a variant that is not "
             "quantised dynamically."
         )

@@ -2,7 +2,7 @@
 
 For vectors it is the cosine, which is 1 minus half the square of their relative distance. For scores it is 1 minus
 half the square of their difference, in units of the standard deviation of the expected scores: a difference of a
-quarter of a standard deviation gives 0.97, of a hundredth 0.99995.
+quarter of a standard deviation gives 0.97, one of a hundredth gives 0.99995.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from embedship.codes import Vectors, cosine
 
 
 def similarity(task: Task, expected: Vectors, actual: Vectors) -> npt.NDArray[np.float64]:
-    """Return the likeness of each pair of (n, dim) rows, (n,) float64; NaN, which fails every floor, where one has NaN.
+    """Return the likeness of each pair of (n, dim) rows, (n,) float64. NaN in a row gives NaN, which fails every floor.
 
     Scores are compared in units of the spread of `expected`, so `expected` needs at least two different scores.
     """
     if task is Task.EMBED:
         return cosine(expected, actual)
-    wanted, scores = (rows[:, 0].astype(np.float64) for rows in (expected, actual))
-    return np.maximum(1 - ((scores - wanted) / spread(expected)) ** 2 / 2, -1.0)
+    expected_scores, actual_scores = (rows[:, 0].astype(np.float64) for rows in (expected, actual))
+    return np.maximum(1 - ((actual_scores - expected_scores) / spread(expected)) ** 2 / 2, -1.0)
 
 
 def spread(scores: Vectors) -> float:
@@ -30,6 +30,6 @@ def spread(scores: Vectors) -> float:
     return max(float(scores.astype(np.float64).std()), float(np.finfo(np.float32).tiny))
 
 
-def measure(task: Task) -> str:
+def measure_name(task: Task) -> str:
     """Return the name of the measure for messages."""
     return "cosine" if task is Task.EMBED else "likeness"

@@ -25,7 +25,7 @@ def quantize_vectors(vectors: Vectors, code: VectorCode, pipeline: ModelSpec, fr
         case VectorCode.FLOAT16:
             return to_float16(vectors)
         case VectorCode.INT8:
-            long = not pipeline.normalised and pipeline.similarity is not Similarity.DOT
-            return frozen.scale(vectors.shape[1]).encode(normalise(vectors) if long else vectors)
+            normalise_first = not pipeline.normalised and pipeline.similarity is not Similarity.DOT
+            return frozen.scale(vectors.shape[1]).encode(normalise(vectors) if normalise_first else vectors)
         case VectorCode.UBINARY:
             return binary(vectors, frozen.binary_threshold)

@@ -51,7 +51,7 @@ def hits(packed: Keys, k: int) -> RankedRows:
     return ranked
 
 
-def checked(queries: Vectors, k: int, dimension: int) -> Vectors:
+def validate_queries(queries: Vectors, k: int, dimension: int) -> Vectors:
     """Return queries as FAISS needs them: contiguous float32. Raises ValueError for NaN, which would match nothing."""
     if queries.ndim != 2 or queries.shape[1] != dimension:
         raise ValueError(f"queries must have shape (n, {dimension}), not {queries.shape}")

@@ -101,12 +101,12 @@ class VariantTimer:
         return {name: [each[name] for each in rounds] for name in self.names}
 
 
-def faster(ours: Sequence[float], theirs: Sequence[float], gain: float) -> bool:
-    """Return whether `ours` is faster than `theirs` beyond the noise.
+def faster(candidate: Sequence[float], baseline: Sequence[float], gain: float) -> bool:
+    """Return whether `candidate` is faster than `baseline` beyond the noise.
 
     It must be `gain` times faster in the median, and faster in each round; one round in every five may be slower.
     """
-    ratios = sorted(b / a for a, b in zip(ours, theirs, strict=False))
+    ratios = sorted(b / a for a, b in zip(candidate, baseline, strict=False))
     return statistics.median(ratios) >= gain and ratios[len(ratios) // 5] > 1
 
 

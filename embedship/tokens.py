@@ -30,17 +30,17 @@ def slices(items: Iterable[Item]) -> Iterator[list[Item]]:
     >>> [len(some) for some in slices(["a" * 150_000, "b" * 50_000, "c"])]
     [2, 1]
     """
-    some: list[Item] = []
+    current: list[Item] = []
     total = 0
     for item in items:
         size = characters(item)
-        if some and (len(some) == _SLICE_TEXTS or total + size > _SLICE_CHARACTERS):
-            yield some
-            some, total = [], 0
-        some.append(item)
+        if current and (len(current) == _SLICE_TEXTS or total + size > _SLICE_CHARACTERS):
+            yield current
+            current, total = [], 0
+        current.append(item)
         total += size
-    if some:
-        yield some
+    if current:
+        yield current
 
 
 def characters(item: Any) -> int:
@@ -71,7 +71,7 @@ class TokenBatch:
 
 
 @contextmanager
-def _translate_failures(doing: str) -> Iterator[None]:
+def _translate_failures(failure: str) -> Iterator[None]:
     """Raise UnsafeError if the Rust code of `tokenizers` panics, for example if a regular expression hits its limit.
 
     A panic is not a subclass of Exception, so handlers of Exception would miss it. Other failures of a wrong file, such
@@ -82,7 +82,7 @@ def _translate_failures(doing: str) -> Iterator[None]:
     except BaseException as error:
         if type(error) is not Exception and type(error).__name__ != "PanicException":  # pyo3 does not export the class
             raise
-        raise UnsafeError(f"{TOKENIZER} {doing}: {str(error)[:200]}") from None
+        raise UnsafeError(f"{TOKENIZER} {failure}: {str(error)[:200]}") from None
 
 
 class Tokenizer:
@@ -141,7 +141,7 @@ class Tokenizer:
         if self._pipeline.pools_prompts or not prompt:
             return TokenBatch(ids, cut)
         unpooled = self._prompt_length(prompt)
-        # Without a token behind the prompt there is nothing to pool, so such a text is empty for this model.
+        # Without a token after the prompt there is nothing to pool, so such a text is empty for this model.
         return TokenBatch([row if len(row) > unpooled else [] for row in ids], cut, [unpooled] * len(ids))
 
     def _prompt_length(self, prompt: str) -> int:

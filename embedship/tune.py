@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from embedship import golden, hardware, shapes, variant_choice
 from embedship.bundle import Bundle, Objective, Variant, VariantChoice
 from embedship.encoder import Encoder
-from embedship.errors import EngineError, GateError, MismatchError, MissingExtra
+from embedship.errors import EngineError, GateError, MismatchError, MissingExtra, ShapesError
 from embedship.golden_texts import GoldenTexts
 from embedship.timing import ProcessClock, Rounds, VariantTimer, VariantTiming, faster, spread
 from embedship.tokens import Text, Tokenizer
@@ -28,7 +28,7 @@ ROUND_SECONDS = 1.2
 # At the start of a server: less exact, but short.
 _QUICK_SECONDS = 0.4
 _AT_START_SECONDS = 10.0
-# Rounds are added until the best variant is told apart from all others, or until the second number is reached.
+# Rounds are added until the best variant is faster than all others by more than the noise, or until the second number.
 _ROUNDS, _MOST_ROUNDS = 3, 7
 _PILOT_TOKENS = 1_500  # one batch, so one stream
 # Tokens of short queries, special tokens included. Lengths differ from call to call, as in production, because OpenVINO
@@ -86,12 +86,12 @@ def measure(
     pilot, tokens = _slice(first.tokenizer, texts, _PILOT_TOKENS)
     timer.round(lambda name: encoders[name].encode(pilot))
     slowest = tokens / max(each.wall for each in timer.round(lambda name: encoders[name].encode(pilot)).values())
-    wanted = slowest * first.engine.streams * (round_seconds or ROUND_SECONDS)
-    workload, tokens = _slice(first.tokenizer, texts, int(wanted))
+    workload_tokens = slowest * first.engine.streams * (round_seconds or ROUND_SECONDS)
+    workload, tokens = _slice(first.tokenizer, texts, int(workload_tokens))
     timer.round(lambda name: encoders[name].encode(workload))
     timer.reset_busy()
     rounds = [timer.round(lambda name: encoders[name].encode(workload), tokens) for _ in range(_ROUNDS)]
-    while len(rounds) < _MOST_ROUNDS and not _told_apart(timer.by_variant(rounds)):
+    while len(rounds) < _MOST_ROUNDS and not _best_is_clear(timer.by_variant(rounds)):
         rounds.append(timer.round(lambda name: encoders[name].encode(workload), tokens))
     busy = timer.busy
     short = _short(first.tokenizer, texts)
@@ -105,8 +105,8 @@ def measure(
     return TimedRounds(timer.by_variant(rounds), timer.by_variant(latency), busy, timer.failed)
 
 
-def _told_apart(rounds: Rounds) -> bool:
-    """Return whether the best variant is faster than every other beyond the noise."""
+def _best_is_clear(rounds: Rounds) -> bool:
+    """Return whether the best variant is faster than every other by more than the noise."""
     seconds = {name: [each.wall for each in all] for name, all in rounds.items()}
     best = min(seconds, key=lambda name: statistics.median(seconds[name]))
     return all(faster(seconds[best], all, variant_choice.GAIN) for name, all in seconds.items() if name != best)
@@ -150,8 +150,8 @@ def remeasure(
     """Measure the variants that run on this machine, in turn, and return the choice.
 
     All are open at once if they are small. For a large model, only the plain variant and one other are in memory.
-    `texts` default to the bundle's golden texts. After `limit_seconds` no further variant is begun; the bundle's own
-    choice is among the first two. With `certified`, an unknown shape certificate is made and stored in `cache`.
+    `texts` default to the bundle's golden texts. After `limit_seconds` no further variant is started; the bundle's
+    own choice is among the first two. With `certified`, an unknown shape certificate is made and stored in `cache`.
     Variants beyond the export's recall limit are not chosen. Raises MissingExtra, GateError.
     """
     bundle.require_complete("a comparison of variants")
@@ -235,7 +235,34 @@ class ChosenVariant(NamedTuple):
     """The variant that a server uses, and what its log should say about the choice."""
 
     variant: str
-    remark: str | None
+    warning: str | None
+
+
+T = TypeVar("T")
+
+
+def open_chosen(bundle: Bundle, cache: Path | None, open_variant: Callable[[ChosenVariant], T]) -> T:
+    """Return `open_variant` of the chosen variant. If too many of its shapes are wrong here, use the next best one.
+
+    Raises ShapesError if no variant is right on this machine, and the errors of `open_variant`.
+    """
+    chosen = choose_variant(bundle, cache)
+    refused: list[str] = []
+    while True:
+        try:
+            return open_variant(chosen)
+        except ShapesError as error:
+            refused.append(chosen.variant)
+            choice = variant_choice.find_choice(bundle, cache) or bundle.manifest.choice
+            other = None if bundle.only else variant_choice.best_installed(bundle, choice, refused)
+            if other is None:
+                raise
+            logger.warning("%s is used: %s", other.name, error)
+            chosen = ChosenVariant(
+                other.name,
+                f"too many batch shapes of {', '.join(refused)} have wrong vectors on this machine: {other.name} is "
+                f"used. `embedship tune {bundle.folder}` stores a choice among the right variants",
+            )
 
 
 def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:

@@ -80,14 +80,14 @@ def rank(variants: Sequence[Variant], objective: Objective, speeds: VariantSpeed
     batch. Dynamic int8 is used only if the user names it.
     """
     plain = variants[0]
-    rest = [v for v in variants if v is plain or _may_be_chosen(v, plain, objective, speeds)]
+    candidates = [v for v in variants if v is plain or _may_be_chosen(v, plain, objective, speeds)]
     ranked: list[Variant] = []
-    while rest:
-        best = max(rest, key=lambda v: gain(v, plain, objective, speeds))
-        equal = [v for v in rest if v is best or not better(best, v, objective, speeds)]
+    while candidates:
+        best = max(candidates, key=lambda v: gain(v, plain, objective, speeds))
+        equal = [v for v in candidates if v is best or not better(best, v, objective, speeds)]
         chosen = min(equal, key=lambda v: (_EXACTNESS.index(v.precision), -gain(v, plain, objective, speeds)))
         ranked.append(chosen)
-        rest.remove(chosen)
+        candidates.remove(chosen)
     return ranked
 
 
@@ -160,19 +160,23 @@ def variant(bundle: Bundle, name: str | None = None) -> Variant:
     choice = find_choice(bundle)
     if choice is None:
         choice = bundle.manifest.choice
-        remark = other_machine_warning(bundle)
-        logger.warning("%s. Measure on this machine with `embedship tune %s`", remark, bundle.folder)
+        warning = other_machine_warning(bundle)
+        logger.warning("%s. Measure on this machine with `embedship tune %s`", warning, bundle.folder)
     chosen = bundle.variant(choice.variant)
-    if find_spec(chosen.runtime) or (other := _best_installed(bundle, choice)) is None:
+    if find_spec(chosen.runtime) or (other := best_installed(bundle, choice)) is None:
         return chosen  # without any runtime, opening it names the extra to install
     logger.warning("%s needs %s, which is not installed here: %s is used", chosen.name, chosen.runtime, other.name)
     return other
 
 
-def _best_installed(bundle: Bundle, choice: VariantChoice) -> Variant | None:
-    """Return the best variant of a choice whose runtime is installed and whose recall is allowed, or None."""
-    here = hardware.machine()
-    runnable = [v for v in bundle.manifest.variants if find_spec(v.runtime) and here.meets(v.needs)]
+def best_installed(bundle: Bundle, choice: VariantChoice, refused: Sequence[str] = ()) -> Variant | None:
+    """Return the best variant of a choice whose runtime is installed and whose recall is allowed, or None.
+
+    Variants named in `refused` are left out.
+    """
+    machine = hardware.machine()
+    variants = [v for v in bundle.manifest.variants if v.name not in refused]
+    runnable = [v for v in variants if find_spec(v.runtime) and machine.meets(v.needs)]
     measured = [v for v in runnable if v.name in choice.tokens_per_second]
     ranked = rank(measured, choice.objective, VariantSpeeds.from_choice(choice)) if measured else runnable
     return next((v for v in ranked if within_recall_budget(bundle.manifest.quality, v.name)), None)

@@ -62,39 +62,39 @@ class DryRun(msgspec.Struct, frozen=True):
     signed: bool
 
 
-def plan(checkpoint: Path | str, out: Path, wishes: ExportOptions, steps: StepTimer) -> DryRun:
+def plan(checkpoint: Path | str, out: Path, options: ExportOptions, steps: StepTimer) -> DryRun:
     """Return the plan. Raise the errors that an export would raise before its slow part."""
-    output_folder.refuse_occupied(out, wishes.force)
-    with prepare_export(checkpoint, wishes, steps) as ready:
-        return _plan(ready, out, wishes.truncate_dim)
+    output_folder.refuse_occupied(out, options.force)
+    with prepare_export(checkpoint, options, steps) as inputs:
+        return _plan(inputs, out, options.truncate_dim)
 
 
-def _plan(ready: ExportInputs, out: Path, truncate_dim: int | None) -> DryRun:
-    made = tuple(_planned(name, recipe, ready.checkpoint) for name, recipe in ready.recipes.items())
-    size = sum(one.bytes for one in made)
+def _plan(inputs: ExportInputs, out: Path, truncate_dim: int | None) -> DryRun:
+    variants = tuple(_plan_variant(name, recipe, inputs.checkpoint) for name, recipe in inputs.recipes.items())
+    size = sum(variant.bytes for variant in variants)
     _require_disk_space(out, size)
-    files, model = _written(ready, truncate_dim)
-    files |= {path for one in made for path in _paths(one.path)}
+    files, model = _copied_files(inputs, truncate_dim)
+    files |= {path for variant in variants for path in _paths(variant.path)}
     files |= {MANIFEST, GOLDEN, SBOM}
-    files |= {REPORT_HTML, REPORT_JSON} if ready.checkpoint.pipeline.task is Task.EMBED else set()
-    files |= {REFERENCE} if ready.texts.queries else set()
-    files |= {SIGNATURE} if ready.signer else set()
-    evaluation = ready.texts.evaluation
+    files |= {REPORT_HTML, REPORT_JSON} if inputs.checkpoint.pipeline.task is Task.EMBED else set()
+    files |= {REFERENCE} if inputs.texts.queries else set()
+    files |= {SIGNATURE} if inputs.signer else set()
+    evaluation = inputs.texts.evaluation
     return DryRun(
         bundle=str(out),
-        name=ready.checkpoint.source.name,
+        name=inputs.checkpoint.source.name,
         fingerprint=model,
-        variants=made,
+        variants=variants,
         files=tuple(sorted(files)),
         bytes=size,
-        texts=len(ready.texts.real),
-        queries=len(ready.texts.queries or ()),
+        texts=len(inputs.texts.real),
+        queries=len(inputs.texts.queries or ()),
         evaluation=evaluation.name if evaluation else None,
-        signed=ready.signer is not None,
+        signed=inputs.signer is not None,
     )
 
 
-def _planned(name: str, recipe: VariantRecipe, checkpoint: SourceModel) -> PlannedVariant:
+def _plan_variant(name: str, recipe: VariantRecipe, checkpoint: SourceModel) -> PlannedVariant:
     """Estimate the size. In int8 graphs ONNX Runtime keeps the embedding table in float32; OpenVINO does not."""
     total = sum(weight.numel() for weight in checkpoint.model.parameters())
     table = checkpoint.transformer.get_input_embeddings().weight.numel()
@@ -107,10 +107,10 @@ def _paths(graph: str) -> set[str]:
     return {graph, path.with_suffix(".bin").as_posix()} if path.suffix == ".xml" else {graph}
 
 
-def _written(ready: ExportInputs, truncate_dim: int | None) -> tuple[set[str], str]:
+def _copied_files(inputs: ExportInputs, truncate_dim: int | None) -> tuple[set[str], str]:
     """Return the files that would be copied, and the fingerprint. Small files are written to a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
-        folder, checkpoint = Path(name), ready.checkpoint
+        folder, checkpoint = Path(name), inputs.checkpoint
         layout.copy(checkpoint.folder, folder, checkpoint.tokenizer_json, truncate_dim)
         model = fingerprint(checkpoint.source, checkpoint.pipeline, sha256_of(folder / TOKENIZER))
         return set(sealed.list_files(folder)), model
@@ -135,6 +135,6 @@ def table(planned: DryRun) -> Table:
     )
     for heading in ("variant", "weights", "about MB", "file"):
         shown.add_column(heading, justify="right" if heading == "about MB" else "left")
-    for one in planned.variants:
-        shown.add_row(one.name, one.weights, f"{one.bytes / 1e6:,.1f}", one.path)
+    for variant in planned.variants:
+        shown.add_row(variant.name, variant.weights, f"{variant.bytes / 1e6:,.1f}", variant.path)
     return shown

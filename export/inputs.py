@@ -57,55 +57,55 @@ class ExportInputs(NamedTuple):
 
 
 @contextmanager
-def prepare_export(checkpoint: Path | str, wishes: ExportOptions, steps: StepTimer) -> Iterator[ExportInputs]:
+def prepare_export(checkpoint: Path | str, options: ExportOptions, steps: StepTimer) -> Iterator[ExportInputs]:
     """Open and read all inputs of an export. Everything that can be refused before the slow part is refused here."""
     stay_offline()
-    isa = targets.cpu(wishes.target, hardware.machine())
-    variants_recipes.require_known(wishes.variants, wishes.target, isa)
-    wishes.converter.require()
-    _refuse_inapplicable_options(wishes)
-    if wishes.max_recall_drop is not None and wishes.evaluation is None:
+    isa = targets.cpu(options.target, hardware.machine())
+    variants_recipes.require_known(options.variants, options.target, isa)
+    options.converter.require()
+    _refuse_inapplicable_options(options)
+    if options.max_recall_drop is not None and options.evaluation is None:
         raise UsageError("--max-recall-drop needs --eval DIR: recall cannot be measured without questions")
     # Refuse invalid checkpoints before reading the texts.
-    with open_checkpoint(checkpoint, _opening(wishes), steps) as source:
-        signer = _signer(wishes.sign)
+    with open_checkpoint(checkpoint, _open_options(options), steps) as source:
+        signer = _open_signer(options.sign)
         with steps.step("texts"):
-            texts = _read(wishes)
+            texts = _read_texts(options)
         with steps.step("checkpoint"):
-            loaded = _loaded(source, wishes)
-        recipes = variants_recipes.wanted(wishes.variants, wishes.target, isa, loaded.transformer.config)
+            loaded = _load_checkpoint(source, options)
+        recipes = variants_recipes.select_recipes(options.variants, options.target, isa, loaded.transformer.config)
         yield ExportInputs(recipes, isa, texts, loaded, signer)
 
 
-def _loaded(source: SentenceTransformersFolder, wishes: ExportOptions) -> SourceModel:
-    if wishes.task is Task.RERANK:
-        return CrossEncoderCheckpoint.open(source, wishes.name)
-    dimensions = StatedDimensions(wishes.dimensions, wishes.truncate_dim)
+def _load_checkpoint(source: SentenceTransformersFolder, options: ExportOptions) -> SourceModel:
+    if options.task is Task.RERANK:
+        return CrossEncoderCheckpoint.open(source, options.name)
+    dimensions = StatedDimensions(options.dimensions, options.truncate_dim)
     opened = StaticCheckpoint if source.static else EmbedderCheckpoint
-    return opened.open(source, wishes.name, wishes.converter.packages, dimensions)
+    return opened.open(source, options.name, options.converter.packages, dimensions)
 
 
-def _refuse_inapplicable_options(wishes: ExportOptions) -> None:
+def _refuse_inapplicable_options(options: ExportOptions) -> None:
     """Raise UsageError for options that do not apply to re-rankers, which compute no vectors."""
-    if wishes.task is Task.EMBED:
+    if options.task is Task.EMBED:
         return
-    options = {
-        "--queries": wishes.queries,
-        "--eval": wishes.evaluation,
-        "--base": wishes.base,
-        "--pooling": wishes.pooling,
-        "--dimensions": wishes.dimensions,
-        "--truncate-dim": wishes.truncate_dim,
-        "--trust-remote-code": wishes.trust_remote_code,
-        "--converter optimum": wishes.converter is not GraphConverter.EMBEDSHIP,
-        f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(wishes.variants),
+    inapplicable = {
+        "--queries": options.queries,
+        "--eval": options.evaluation,
+        "--base": options.base,
+        "--pooling": options.pooling,
+        "--dimensions": options.dimensions,
+        "--truncate-dim": options.truncate_dim,
+        "--trust-remote-code": options.trust_remote_code,
+        "--converter optimum": options.converter is not GraphConverter.EMBEDSHIP,
+        f"--variants {_ACCURATE}": {_ACCURATE, variants_recipes.ALL} & set(options.variants),
     }
-    for name, value in options.items():
+    for name, value in inapplicable.items():
         if value:
-            raise UsageError(f"{name} applies to embedding models only: leave it out with --task {wishes.task}")
+            raise UsageError(f"{name} applies to embedding models only: leave it out with --task {options.task}")
 
 
-def _signer(key: Path | None) -> BundleSigner | None:
+def _open_signer(key: Path | None) -> BundleSigner | None:
     """Read the signing key before anything slow begins. The signing library is imported only if a key is given."""
     if key is None:
         return None
@@ -114,27 +114,27 @@ def _signer(key: Path | None) -> BundleSigner | None:
     return BundleSigner.open(key)
 
 
-def _opening(wishes: ExportOptions) -> OpenOptions:
+def _open_options(options: ExportOptions) -> OpenOptions:
     return OpenOptions(
-        base=wishes.base,
-        pooling=wishes.pooling,
-        normalize=wishes.normalize,
-        allow_pickle=wishes.allow_pickle,
-        trust_remote_code=wishes.trust_remote_code,
-        task=wishes.task,
+        base=options.base,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
+        task=options.task,
     )
 
 
-def _read(wishes: ExportOptions) -> InputTexts:
-    evaluation = wishes.evaluation and RetrievalDataset.read(wishes.evaluation, wishes.evaluation_title)
-    log = queries.read(wishes.queries) if wishes.queries else None
+def _read_texts(options: ExportOptions) -> InputTexts:
+    evaluation = options.evaluation and RetrievalDataset.read(options.evaluation, options.evaluation_title)
+    log = queries.read(options.queries) if options.queries else None
     real: list[Text] = (
-        probe_pairs.real(wishes.texts) if wishes.task is Task.RERANK else [*probe_texts.real(wishes.texts)]
+        probe_pairs.real(options.texts) if options.task is Task.RERANK else [*probe_texts.real(options.texts)]
     )
     return InputTexts(real, log, evaluation or None)
 
 
-def encodable(texts: InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel, steps: StepTimer) -> InputTexts:
+def drop_empty_texts(texts: InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel, steps: StepTimer) -> InputTexts:
     """Drop texts without tokens: an empty text has no vector if the tokenizer adds no special tokens.
 
     Raises UsageError if no text is left.
@@ -149,9 +149,11 @@ def encodable(texts: InputTexts, tokenizer: Tokenizer, checkpoint: SourceModel, 
         if not lengths.any():
             raise UsageError("--queries contains no query with tokens: give queries like those that users will ask")
         if not lengths.all():
-            steps.note(f"--queries: {(lengths == 0).sum():,} of {len(log):,} queries have no tokens and are left out")
+            steps.print_line(
+                f"--queries: {(lengths == 0).sum():,} of {len(log):,} queries have no tokens and are left out"
+            )
             log = log.only(np.flatnonzero(lengths))
-    evaluation = texts.evaluation and texts.evaluation.encodable(tokenizer, pipeline, steps.note)
+    evaluation = texts.evaluation and texts.evaluation.drop_empty_texts(tokenizer, pipeline, steps.print_line)
     return InputTexts(real, log, evaluation)
 
 

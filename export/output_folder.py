@@ -17,12 +17,12 @@ def output_folder(target: Path, force: bool) -> AbstractContextManager[Path]:
     An existing `target` is refused, unless it is an empty folder, or a bundle and `force` is set. Other folders and
     files are never replaced.
     """
-    return atomic_folder.write_folder_atomically(target, lambda found: _require_replaceable(found, force))
+    return atomic_folder.write_folder_atomically(target, lambda folder: _require_replaceable(folder, force))
 
 
 def refuse_occupied(target: Path, force: bool) -> None:
     """Raise UsageError if `output_folder` would refuse `target`."""
-    atomic_folder.refuse_occupied(target, lambda found: _require_replaceable(found, force))
+    atomic_folder.refuse_occupied(target, lambda folder: _require_replaceable(folder, force))
 
 
 def _require_replaceable(target: Path, force: bool) -> None:

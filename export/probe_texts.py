@@ -18,7 +18,7 @@ _WIDTH = 80
 _UNBROKEN = "".join(chr(ord("a") + i * 7 % 26) for i in range(10_000))
 
 
-def hostile(tokenizer: Tokenizer, max_tokens: int) -> list[str]:
+def adversarial_texts(tokenizer: Tokenizer, max_tokens: int) -> list[str]:
     """Return adversarial texts: empty, maximum length and beyond, emoji, right-to-left, control characters, ..."""
     return [
         "",
@@ -59,10 +59,10 @@ def short(texts: Sequence[str], calibrated: bool) -> list[str]:
 
     The beginnings have 1 to 6 words, in the language and of the kind that the model will read.
     """
-    ours = _SHORT[0 if calibrated else 1 :: 2]
+    written_texts = _SHORT[0 if calibrated else 1 :: 2]
     words = [text.split() for text in texts[:_BEGINNINGS]]
     beginnings = [" ".join(each[: 1 + place % _SHORT_WORDS]) for place, each in enumerate(words)]
-    return list(dict.fromkeys([*ours, *(text for text in beginnings if text)]))
+    return list(dict.fromkeys([*written_texts, *(text for text in beginnings if text)]))
 
 
 def exactly(tokenizer: Tokenizer, tokens: int) -> str:
@@ -71,7 +71,7 @@ def exactly(tokenizer: Tokenizer, tokens: int) -> str:
     return "word " * words
 
 
-def within(tokenizer: Tokenizer, text: str, tokens: int) -> str:
+def truncate(tokenizer: Tokenizer, text: str, tokens: int) -> str:
     """Return the text, or its longest beginning of at most `tokens` tokens."""
     if tokenizer([text]).lengths[0] <= tokens:
         return text
@@ -90,8 +90,8 @@ def real(file: Path | None) -> list[str]:
 
 def sample(texts: Sequence[str], count: int, seed: int) -> list[str]:
     """Return at most `count` of the texts in random order, drawn with `seed`."""
-    drawn = np.random.default_rng(seed).permutation(len(texts))[:count]
-    return [texts[i] for i in drawn]
+    order = np.random.default_rng(seed).permutation(len(texts))[:count]
+    return [texts[i] for i in order]
 
 
 def shown(text: Text) -> str:

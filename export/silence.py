@@ -30,8 +30,8 @@ def stay_offline() -> None:
 
 def original_environment() -> dict[str, str]:
     """Return the environment without stay_offline(), for the process that fetches a checkpoint by its id."""
-    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    return kept if _OFFLINE is None else {**kept, "HF_HUB_OFFLINE": _OFFLINE}
+    variables = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    return variables if _OFFLINE is None else {**variables, "HF_HUB_OFFLINE": _OFFLINE}
 
 
 @contextlib.contextmanager

@@ -19,18 +19,15 @@ class StepTimer:
         self._console = console or terminal.messages()
         self.seconds: dict[str, float] = {}
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
+        """Print a line between the steps."""
         self._console.print(line, soft_wrap=True)
 
     @contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        """Show `what` while the block runs, and print a line when it has succeeded."""
+    def step(self, name: str) -> Iterator[None]:
+        """Show `name` while the block runs, and print a line when it has succeeded."""
         started = time.perf_counter()
-        with self._console.status(what):
+        with self._console.status(name):
             yield
-        self.seconds[what] = time.perf_counter() - started
-        self._console.print(Text.assemble(what, (f" {self.seconds[what]:.1f} s", "dim")))
-
-    def note(self, sentence: str) -> None:
-        """Print a line between the steps."""
-        self._console.print(sentence, soft_wrap=True)
+        self.seconds[name] = time.perf_counter() - started
+        self._console.print(Text.assemble(name, (f" {self.seconds[name]:.1f} s", "dim")))

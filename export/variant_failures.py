@@ -43,9 +43,9 @@ def failing(name: str, stage: ExportStage) -> Iterator[None]:
 class VariantFailures:
     """The failures of one export. `left_out` lists the variants that the bundle does not contain."""
 
-    def __init__(self, folder: Path, wanted: Sequence[str], named: bool, steps: StepTimer) -> None:
-        """`wanted`: names of all variants to build. `named`: no variant may be left out."""
-        self._folder, self._wanted, self._named, self._steps = folder, wanted, named, steps
+    def __init__(self, folder: Path, wanted: Sequence[str], named_by_user: bool, steps: StepTimer) -> None:
+        """`wanted`: names of all variants to build. `named_by_user`: no variant may be left out."""
+        self._folder, self._wanted, self._named, self._steps = folder, wanted, named_by_user, steps
         self.left_out: list[LeftOut] = []
 
     @contextmanager
@@ -59,7 +59,7 @@ class VariantFailures:
         except VariantError as failure:
             if name != PLAIN and not self._named:
                 self.left_out.append(LeftOut(name=name, stage=failure.stage, reason=failure.reason))
-                self._steps.note(f"{name} is left out: {failure.reason}")
+                self._steps.print_line(f"{name} is left out: {failure.reason}")
                 return
             cause = failure.__cause__
             if isinstance(cause, UsageError) and not isinstance(cause, MissingExtra):
@@ -77,7 +77,7 @@ class VariantFailures:
                 (self._folder / path).unlink()
             raise
 
-    def kept(self, variants: Sequence[Variant]) -> list[Variant]:
+    def without_failed(self, variants: Sequence[Variant]) -> list[Variant]:
         """Return the variants that have not failed."""
         failed = {one.name for one in self.left_out}
         return [variant for variant in variants if variant.name not in failed]
@@ -93,5 +93,5 @@ class VariantFailures:
 
 
 def _reason(error: Exception) -> str:
-    said = str(error).strip().rstrip(".")
-    return said if isinstance(error, GateError) else f"{type(error).__name__}: {said}".rstrip(": ")
+    message = str(error).strip().rstrip(".")
+    return message if isinstance(error, GateError) else f"{type(error).__name__}: {message}".rstrip(": ")

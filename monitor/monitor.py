@@ -108,14 +108,14 @@ class QualityMonitor:
         queries, canary = self.observer.report(), self.canary.report()
         probe = self.probes.report() if self.probes else None
         feedback = self.feedback.report() if self.feedback else None
-        judged = feedback is not None and feedback.recall.state is not SignalState.UNKNOWN
+        has_evidence = feedback is not None and feedback.recall.state is not SignalState.UNKNOWN
         signals = MonitorSignals(
             canary=canary.state,
             drift=queries.drift.state if self.observer.watches_drift else None,
             shadow=queries.shadow.recall.state if self.observer.watches_recall else None,
             probe=probe.recall.state if probe else None,
             # Feedback is optional. A single judgement must not keep the diagnosis `unknown` until hundreds have come.
-            feedback=feedback.recall.state if feedback and judged else None,
+            feedback=feedback.recall.state if feedback and has_evidence else None,
         )
         now = self._clock()
         diagnosis = diagnose(signals, self._changed(queries, probe))

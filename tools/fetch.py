@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = (Path(__file__).parents[1] / ".tools").resolve()  # it may be a link to a folder of several checkouts
+ROOT = (Path(__file__).parents[1] / ".tools").resolve()  # a symbolic link if several checkouts share the folder
 
 WHEELS = Path(__file__).with_name("wheels.txt")
 

@@ -172,7 +172,7 @@ def _answer(operation: dict[str, Any]) -> Any:
 
 
 def _objects(schema: Any, schemas: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the table of fields of an object, and of each object that it may be instead."""
+    """Yield the name and the table of fields of each object that a schema allows."""
     if not schema:
         return
     for each in schema.get("anyOf", [schema]):

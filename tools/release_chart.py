@@ -1,4 +1,4 @@
-"""Writes a copy of the chart with what only a release knows: its addresses, and its images for Artifact Hub.
+"""Writes a copy of the chart with the fields of a release: its addresses, and its images for Artifact Hub.
 
     python -P tools/release_chart.py OUT --registry REGISTRY --source URL [--sign-key FINGERPRINT=URL]
 

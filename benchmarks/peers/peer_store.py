@@ -143,7 +143,7 @@ class Ours:
         from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS
         from embedship.serve.service.collection import Collection
 
-        self._document, self._pieces, self._params = Document, ChunkedDocuments, DEFAULT_SEARCH_PARAMS
+        self._document, self._chunked, self._params = Document, ChunkedDocuments, DEFAULT_SEARCH_PARAMS
         opened = Bundle.open(bundle)
         if fresh:
             lines = folder.with_suffix(".jsonl")
@@ -153,14 +153,14 @@ class Ours:
                 variant = variant_choice.variant(opened).name
                 build(encoder, variant, lines, folder, IndexOptions(), lambda *_: None)
         self._live = MutableIndex.open(folder, opened, writable=True)
-        self._shelf = Collection(FolderBackend(self._live.share()), "", vectors[:1])
+        self._collection = Collection(FolderBackend(self._live.share()), "", vectors[:1])
 
     def write(self, ids, texts, vectors):
         documents = [self._document(id, text) for id, text in zip(ids, texts, strict=True)]
-        self._live.write([*self._pieces.of(documents, None).puts(vectors)])
+        self._live.write([*self._chunked.from_documents(documents, None).puts(vectors)])
 
     def search(self, query):
-        found = self._shelf.backend.find(query[None], K, self._params)
+        found = self._collection.backend.find(query[None], K, self._params)
         return [hit.document.id for hit in found.hits[0]]
 
     def holds(self, id):

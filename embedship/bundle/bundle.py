@@ -95,9 +95,9 @@ class Bundle(msgspec.Struct, frozen=True):
         """The files that must be in the folder: all listed ones, without the graphs of variants that it lacks."""
         if self.only is None:
             return self.manifest.files
-        kept = set(self.files_of(self.variant(self.only)))
-        others = {name for v in self.manifest.variants for name in self.files_of(v)} - kept
-        return {name: file for name, file in self.manifest.files.items() if name not in others}
+        own_files = set(self.files_of(self.variant(self.only)))
+        absent = {name for v in self.manifest.variants for name in self.files_of(v)} - own_files
+        return {name: file for name, file in self.manifest.files.items() if name not in absent}
 
     def require_complete(self, purpose: str) -> None:
         """Raise UsageError if the bundle was pulled with --variant. `purpose` names what needs all of it."""

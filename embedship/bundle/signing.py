@@ -20,7 +20,7 @@ from embedship.bundle.manifest import SIGNATURE, SUBSET
 from embedship.errors import MissingExtra, UnsafeError, UsageError
 
 PASSWORD = "EMBEDSHIP_KEY_PASSWORD"
-_UNFINISHED = f".{SIGNATURE}.half"
+_TEMPORARY = f".{SIGNATURE}.half"
 
 try:
     import model_signing
@@ -59,27 +59,27 @@ class BundleSigner:
 
     def sign(self, bundle: Bundle) -> None:
         """Write the signature into the bundle. Raises UnsafeError if the bundle differs from what was exported."""
-        self.remove_unfinished(bundle.folder)
+        self.remove_temporary(bundle.folder)
         bundle.require_complete("a signature")
         bundle.verify()
         self.sign_folder(bundle.folder, bundle.manifest.source.name)
 
     def sign_folder(self, folder: Path, name: str) -> None:
         """Write the signature of all files into a folder that was verified. The signed statement calls it `name`."""
-        unfinished = folder / _UNFINISHED
+        temporary = folder / _TEMPORARY
         config = model_signing.signing.Config()  # type: ignore[no-untyped-call]
         config.set_hashing_config(_FolderHashing(name))
         # The library passes the password on unchanged, and the function that opens the key needs bytes.
         config.use_elliptic_key_signer(private_key=self._key, password=self._password)  # type: ignore[arg-type]
         try:
-            config.sign(folder, unfinished)
-            unfinished.replace(folder / SIGNATURE)
+            config.sign(folder, temporary)
+            temporary.replace(folder / SIGNATURE)
         finally:
-            self.remove_unfinished(folder)
+            self.remove_temporary(folder)
 
-    def remove_unfinished(self, folder: Path) -> None:
+    def remove_temporary(self, folder: Path) -> None:
         """Remove what a killed run of `sign_folder` left, which would count as an added file."""
-        (folder / _UNFINISHED).unlink(missing_ok=True)
+        (folder / _TEMPORARY).unlink(missing_ok=True)
 
 
 def check(bundle: Bundle, key: Path) -> None:
@@ -130,7 +130,10 @@ class _FolderHashing(model_signing.hashing.Config):
         self.set_ignored_paths(paths=[SIGNATURE, *([SUBSET] if subset else [])], ignore_git_paths=False)
 
     def hash(self, *arguments: Any, **options: Any) -> Any:
-        """Name the model in the statement. The library would use the folder, whose name is temporary in an export."""
+        """Return the hashes of the files, with the model's name, and with the hashes of files that were not pulled.
+
+        The library would use the name of the folder, which is temporary during an export.
+        """
         manifest = super().hash(*arguments, **options)
         manifest._name = self._name
         for name, sha256 in self._absent.items():

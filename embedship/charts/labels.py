@@ -39,15 +39,15 @@ class LabelBox(NamedTuple):
 
 
 def place(
-    points: Sequence[tuple[float, float]], names: Sequence[str], frame: LabelBox, taken: Sequence[LabelBox] = ()
+    points: Sequence[tuple[float, float]], names: Sequence[str], frame: LabelBox, occupied: Sequence[LabelBox] = ()
 ) -> list[PlacedLabel]:
     """Return a label for each point that has a name, in order: next to it if there is space, else further away."""
-    taken = [*taken, *(LabelBox(x - 6, y - 6, x + 6, y + 6) for x, y in points)]
+    occupied = [*occupied, *(LabelBox(x - 6, y - 6, x + 6, y + 6) for x, y in points)]
     labels = []
     for (x, y), name in zip(points, names, strict=True):
         if name:
-            label = min(_candidates(x, y, name), key=lambda label: _cost(label, taken, frame))
-            taken.append(box_of(label))
+            label = min(_candidates(x, y, name), key=lambda label: _cost(label, occupied, frame))
+            occupied.append(box_of(label))
             labels.append(label)
     return labels
 
@@ -69,9 +69,9 @@ def _candidates(x: float, y: float, name: str) -> list[PlacedLabel]:
     return adjacent + away
 
 
-def _cost(label: PlacedLabel, taken: Sequence[LabelBox], frame: LabelBox) -> float:
+def _cost(label: PlacedLabel, occupied: Sequence[LabelBox], frame: LabelBox) -> float:
     box = box_of(label)
-    return sum(box.overlap(other) for other in taken) + 10 * box.outside(frame)
+    return sum(box.overlap(other) for other in occupied) + 10 * box.outside(frame)
 
 
 def box_of(label: PlacedLabel) -> LabelBox:

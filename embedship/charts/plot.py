@@ -97,7 +97,7 @@ def scatter(
     lines: Sequence[PlotLine] = (),
 ) -> Plot:
     """Return a plot in the usual frame. `dots`, `across` and `lines` are in its pixels. Empty names are not drawn."""
-    named = () if names is None else place([(dot.x, dot.y) for dot in dots], names, FRAME, _taken(dots, across))
+    labels = () if names is None else place([(dot.x, dot.y) for dot in dots], names, FRAME, _occupied(dots, across))
     return Plot(
         name=name,
         x_title=x.title,
@@ -105,13 +105,13 @@ def scatter(
         x_marks=thinned([AxisMark(place_x(x, tick.value), tick.text) for tick in x.ticks], FRAME.right),
         y_marks=[AxisMark(place_y(y, tick.value), tick.text) for tick in y.ticks],
         dots=dots,
-        labels=named,
+        labels=labels,
         across=across,
         lines=lines,
     )
 
 
-def _taken(dots: Sequence[PlotDot], across: ReferenceLine | None) -> list[LabelBox]:
+def _occupied(dots: Sequence[PlotDot], across: ReferenceLine | None) -> list[LabelBox]:
     """Return the rectangles of the dots' tails, and of the text above the right end of the line across."""
     tails = [LabelBox(dot.x - 4, dot.y, dot.x + 4, dot.tail + 2) for dot in dots if dot.tail is not None]
     if across is None:

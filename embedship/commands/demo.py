@@ -108,8 +108,8 @@ class DemoCorpus:
         _write(self.live_queries, ({"text": e.summary} for e in self.entries[::2]))
         _write(self.eval / "corpus.jsonl", ({"_id": e.id, "text": e.body} for e in self.entries))
         _write(self.eval / "queries.jsonl", ({"_id": f"q:{e.id}", "text": e.summary} for e in self.entries))
-        judged = (f"q:{e.id}\t{e.id}\t1\n" for e in self.entries)
-        (self.eval / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+        qrels = (f"q:{e.id}\t{e.id}\t1\n" for e in self.entries)
+        (self.eval / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(qrels))
 
 
 def _write(path: Path, rows: Any) -> None:

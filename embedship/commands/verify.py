@@ -71,7 +71,9 @@ def verify(
     console.print(SIGNATURE_MESSAGES[signature])
     console.print(_table(results))
     for r in results:
-        console.print(f"{r.variant}: {shapes.remark(r.shapes)} ({r.shapes.runtime}, {r.shapes.seconds:.1f} s)")
+        console.print(
+            f"{r.variant}: {shapes.describe_certificate(r.shapes)} ({r.shapes.runtime}, {r.shapes.seconds:.1f} s)"
+        )
     for name, needs in skipped.items():
         console.print(f"{name} was not run: it needs {needs}, which this machine does not have", soft_wrap=True)
 

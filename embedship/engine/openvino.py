@@ -163,7 +163,7 @@ def _settings(arithmetic: str, streams: int, device: DeviceAddress) -> dict[str,
         "INFERENCE_NUM_THREADS": str(streams),
         # A pinned thread waits for its own core while another is free, and the event loop uses these cores as well.
         "ENABLE_CPU_PINNING": "NO",
-        # How many compiled kernels to keep, those of the most recent batch shapes. Without this OpenVINO keeps all
+        # Number of compiled kernels to keep: those of the most recent batch shapes. Without this, OpenVINO keeps all
         # (docs/performance.md). One shape of MiniLM needs about 12 entries, 4 MB.
         "CPU_RUNTIME_CACHE_CAPACITY": "1024",
     }

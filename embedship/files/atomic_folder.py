@@ -142,12 +142,12 @@ def refuse_occupied(target: Path, require_replaceable: Callable[[Path], None]) -
 @contextmanager
 def _parents(target: Path) -> Iterator[None]:
     """Make the parent folders, and remove those it made if the block fails and they are empty."""
-    made = [folder for folder in target.parents if not folder.exists()]
+    missing = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        for folder in made:  # innermost first
+        for folder in missing:  # innermost first
             with contextlib.suppress(OSError):  # another process has put something into it
                 folder.rmdir()
         raise

@@ -22,14 +22,14 @@ _TRUNCATED = "Input data was truncated"
 def explain(error: Exception) -> str:
     """Return what is wrong with a line of JSON. Unknown messages are returned as they are."""
     message = str(error)
-    if found := _WRONG_TYPE.fullmatch(message):
-        expected = " or ".join(_TYPES.get(each, each) for each in found[1].split(" | "))
-        subject = f"`{found[3]}`" if found[3] else "the line"
-        return f"{subject} must be {expected}, not {_TYPES.get(found[2], found[2])}"
-    if found := _MISSING.fullmatch(message):
-        return f"`{f'{found[2]}.' if found[2] else ''}{found[1]}` is missing"
-    if found := _MALFORMED.fullmatch(message):
-        return f"this is not JSON ({found[1]}): write one JSON object per line"
+    if match := _WRONG_TYPE.fullmatch(message):
+        expected = " or ".join(_TYPES.get(each, each) for each in match[1].split(" | "))
+        subject = f"`{match[3]}`" if match[3] else "the line"
+        return f"{subject} must be {expected}, not {_TYPES.get(match[2], match[2])}"
+    if match := _MISSING.fullmatch(message):
+        return f"`{f'{match[2]}.' if match[2] else ''}{match[1]}` is missing"
+    if match := _MALFORMED.fullmatch(message):
+        return f"this is not JSON ({match[1]}): write one JSON object per line"
     if message == _TRUNCATED:
         return "the JSON object is not complete: write one whole object per line"
     return message

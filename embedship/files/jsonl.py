@@ -54,12 +54,12 @@ def read(path: Path, kind: type[Row]) -> Iterator[Row]:
     return (row for _, row in numbered_rows(path, msgspec.json.Decoder(kind).decode))
 
 
-def _parsed(parse: Callable[[bytes], Row], line: bytes, where: str) -> Row:
+def _parsed(parse: Callable[[bytes], Row], line: bytes, place: str) -> Row:
     try:
         return parse(line)
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise UsageError(f"{place}: not UTF-8 ({error.reason} at byte {error.start})") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise UsageError(f"{where}: {explain(error)}") from None
+        raise UsageError(f"{place}: {explain(error)}") from None
     except RecursionError:
-        raise UsageError(f"{where}: {TOO_DEEP}") from None
+        raise UsageError(f"{place}: {TOO_DEEP}") from None

@@ -9,12 +9,12 @@ from pathlib import Path
 from embedship.errors import UsageError
 
 
-def read(path: Path, known: AbstractSet[str], where: str) -> dict[str, set[str]]:
+def read(path: Path, known: AbstractSet[str], place: str) -> dict[str, set[str]]:
     """Return the ids of the relevant documents of each query: those with a score above 0.
 
     The file has a header line. Blank lines are skipped.
 
-    `known` has the ids of all documents; `where` names their file in errors. Raises UsageError with file and line.
+    `known` has the ids of all documents; `place` names their file in errors. Raises UsageError with file and line.
     """
     relevant: dict[str, set[str]] = {}
     try:
@@ -29,7 +29,7 @@ def read(path: Path, known: AbstractSet[str], where: str) -> dict[str, set[str]]
     for number, row in rows[1:]:
         query, document, score = _judgement(row, f"{path}, line {number}")
         if document not in known:
-            raise UsageError(f"{path}, line {number}: document {document!r} is not in {where}")
+            raise UsageError(f"{path}, line {number}: document {document!r} is not in {place}")
         if score > 0:
             relevant.setdefault(query, set()).add(document)
     return relevant
@@ -42,11 +42,11 @@ def _is_judgement(row: list[str]) -> bool:
         return False
 
 
-def _judgement(row: list[str], where: str) -> tuple[str, str, float]:
+def _judgement(row: list[str], place: str) -> tuple[str, str, float]:
     try:
         query, document, score = row
         return query, document, float(score)
     except ValueError:
         raise UsageError(
-            f"{where}: expected query-id, corpus-id and score, separated by tabs, not: {'  '.join(row)}"
+            f"{place}: expected query-id, corpus-id and score, separated by tabs, not: {'  '.join(row)}"
         ) from None

@@ -84,31 +84,31 @@ def to_bytes(manifest: msgspec.Struct) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
 
 
-def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], what: str) -> Manifest:
-    """Read a manifest that `write` wrote in one of these format versions. `what` names the kind of folder in errors.
+def read(path: Path, kind: type[Manifest], version: int | tuple[int, ...], description: str) -> Manifest:
+    """Read a manifest that `write` wrote in one of these format versions. `description` names the folder in errors.
 
     Raises UsageError if there is no manifest or it has another format. Raises UnsafeError if it was changed, or if its
     `files` name anything outside the folder. A matching digest does not exclude the latter, because an attacker who
     makes a folder can compute the digest.
     """
     versions = (version,) if isinstance(version, int) else version
-    manifest = _parsed(_raw(path, what), path, kind, versions)
+    manifest = _parsed(_raw(path, description), path, kind, versions)
     if seal(manifest) != manifest:
         raise UnsafeError(f"{path} has been changed since it was written: its digest does not match")
     if outside := [name for name in getattr(manifest, "files", ()) if not is_inside(name)]:
-        raise UnsafeError(f"{path} names files outside the {what}: {', '.join(map(repr, outside[:3]))}")
+        raise UnsafeError(f"{path} names files outside the {description}: {', '.join(map(repr, outside[:3]))}")
     return manifest
 
 
-def _raw(path: Path, what: str) -> bytes:
+def _raw(path: Path, description: str) -> bytes:
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):  # reading a named pipe would block forever
-            raise UnsafeError(f"{path} is not a regular file: {path.parent} is not the {what} that was written")
+            raise UnsafeError(f"{path} is not a regular file: {path.parent} is not the {description} that was written")
         return path.read_bytes()
     except OSError as error:
-        article = "an" if what[0] in "aeiou" else "a"
+        article = "an" if description[0] in "aeiou" else "a"
         raise UsageError(
-            f"{path.parent} is not {article} {what}: {path.name} cannot be read ({error.strerror})"
+            f"{path.parent} is not {article} {description}: {path.name} cannot be read ({error.strerror})"
         ) from None
 
 

@@ -19,7 +19,7 @@ from typing import TypedDict
 from embedship import hardware, variant_choice
 from embedship.batches import BatchLayout, PaddedShape
 from embedship.bundle import Bundle, ManifestRecord, Runtime, ShapeCertificate, WrongShape
-from embedship.errors import EmbedshipError, GateError
+from embedship.errors import EmbedshipError, ShapesError
 from embedship.files import sealed
 from embedship.shapes.subject import CertificateSubject, CertifiedEncoder, Encode
 from embedship.shapes.texts import ShapeTexts
@@ -64,7 +64,7 @@ def ensure(
     """Find the encoder's certificate, or make and store it, and restrict the encoder to right shapes.
 
     It is stored next to the stored choice (see variant_choice.py). If that file cannot be written, a warning says so
-    and the next start certifies again. Raises GateError if too many shapes are wrong, EngineError.
+    and the next start certifies again. Raises ShapesError if too many shapes are wrong, EngineError.
     """
     subject = CertificateSubject.from_encoder(encoder, streams, batch_tokens)
     certificate = find(subject, cache)
@@ -73,14 +73,14 @@ def ensure(
             "the batch shapes of %s are not certified on this machine: computing all of them", encoder.variant.name
         )
         certificate = certify(subject)
-        logger.info("%s: %s (%.1f s)", encoder.variant.name, remark(certificate), certificate.seconds)
+        logger.info("%s: %s (%.1f s)", encoder.variant.name, describe_certificate(certificate), certificate.seconds)
         store(encoder, certificate, cache)
     encoder.restrict(require(certificate, subject.layout, encoder.variant.name), certificate)
     return certificate
 
 
-def recall(encoder: CertifiedEncoder) -> None:
-    """Restrict the encoder to right shapes if its certificate is known. Computes nothing. Raises GateError."""
+def restrict_if_certified(encoder: CertifiedEncoder) -> None:
+    """Restrict the encoder to right shapes if its certificate is known. Computes nothing. Raises ShapesError."""
     subject = CertificateSubject.from_encoder(encoder)
     if certificate := find(subject):
         encoder.restrict(require(certificate, subject.layout, encoder.variant.name), certificate)
@@ -180,14 +180,14 @@ def applies(certificate: ShapeCertificate, subject: CertificateSubject) -> bool:
 def require(certificate: ShapeCertificate, layout: BatchLayout, variant: str) -> BatchLayout:
     """Return the layout without the wrong shapes.
 
-    Raises GateError if their share is above MOST_WRONG, or if no right shape is left for some text length.
+    Raises ShapesError if their share is above MOST_WRONG, or if no right shape is left for some text length.
     """
     right = layout.without([PaddedShape(each.rows, each.width) for each in certificate.wrong])
     unusable = [width for width in layout.widths() if right.shape(1, width) is None]
     if len(certificate.wrong) <= MOST_WRONG * certificate.checked and not unusable:
         return right
     detail = f"; texts of {unusable[0]} tokens have no right shape left" if unusable else ""
-    raise GateError(
+    raise ShapesError(
         f"variant {variant} gives wrong vectors in {len(certificate.wrong)} of {certificate.checked} batch shapes "
         f"({_worst_shapes(certificate)}), with {certificate.runtime} on {' '.join(certificate.isa)}{detail}. Use "
         "another variant (--variant)"
@@ -201,7 +201,7 @@ def _worst_shapes(certificate: ShapeCertificate) -> str:
     return shown + (", ..." if len(certificate.wrong) > len(worst) else "")
 
 
-def remark(certificate: ShapeCertificate) -> str:
+def describe_certificate(certificate: ShapeCertificate) -> str:
     """Return a summary of the certificate in one line, for a log or a table."""
     if certificate.wrong:
         return (

@@ -64,13 +64,13 @@ class ShapeTexts:
         padded = np.full_like(mask, self.pad_id)
         for index, row in enumerate(ids):
             padded[index, : len(row)], mask[index, : len(row)] = row, 1
-        return Batch(padded, mask).turned(self.turns(ids))
+        return Batch(padded, mask).with_turns(self.turns(ids))
 
     def turns(self, ids: Sequence[Sequence[int]]) -> list[int]:
         """Return where the second text of each pair begins; empty if the model does not read pairs."""
         return [len(row) // 2 for row in ids] if self.pairs else []
 
-    def alike(self, expected: Vectors, actual: Vectors) -> npt.NDArray[np.float64]:
+    def likeness(self, expected: Vectors, actual: Vectors) -> npt.NDArray[np.float64]:
         """Return the likeness of each pair of (n, dim) rows, (n,) float64: 1 is identical.
 
         If vectors do not have unit length, their lengths count as well. A cosine would ignore them.

@@ -23,7 +23,7 @@ from embedship.shapes.subject import CertificateSubject, Encode
 from embedship.shapes.texts import Key, ShapeTexts
 
 # Number of wider shapes in which a text is computed alone if its vectors differ.
-_WITNESSES = 3
+_REFERENCE_SHAPES = 3
 
 
 @dataclass(slots=True)
@@ -65,9 +65,11 @@ class ShapeTrial:
             right = self._right_vector(key, record)
             rows = [(shape, record.vector) for shape in record.agree] + record.differ
             for shape, row in rows:
-                alike = -1.0 if right is None else float(np.nan_to_num(self._texts.alike(right, row)[0], nan=-1.0))
-                if not alike >= self._floor:
-                    wrong[shape] = min(alike, wrong.get(shape, 1.0))
+                likeness = (
+                    -1.0 if right is None else float(np.nan_to_num(self._texts.likeness(right, row)[0], nan=-1.0))
+                )
+                if not likeness >= self._floor:
+                    wrong[shape] = min(likeness, wrong.get(shape, 1.0))
         return wrong
 
     def _run_stream(self, encode: Encode, shapes: Sequence[PaddedShape]) -> None:
@@ -94,8 +96,8 @@ class ShapeTrial:
             raise EngineError(f"the engine returned {len(vectors)} rows for a batch of {len(keys)}")
         with self._lock:
             records = [self._records.setdefault(key, _TextRecord(vectors[at : at + 1])) for at, key in enumerate(keys)]
-            alike = self._texts.alike(np.concatenate([record.vector for record in records]), vectors)
-            for at, (record, likeness) in enumerate(zip(records, alike.tolist(), strict=True)):
+            likenesses = self._texts.likeness(np.concatenate([record.vector for record in records]), vectors)
+            for at, (record, likeness) in enumerate(zip(records, likenesses.tolist(), strict=True)):
                 if likeness >= self._floor:  # false for NaN
                     record.agree.append(shape)
                     self.worst = min(self.worst, likeness)
@@ -104,22 +106,24 @@ class ShapeTrial:
 
     def _right_vector(self, key: Key, record: _TextRecord) -> Vectors | None:
         """Return the vector of most witnesses. If fewer than two exist or they have no majority, use all vectors."""
-        witnesses = list(self._witnesses(key))
-        if len(witnesses) > 1 and (most := self._majority(witnesses)) is not None:
+        reference_vectors = list(self._reference_vectors(key))
+        if len(reference_vectors) > 1 and (most := self._majority(reference_vectors)) is not None:
             return most
-        return self._majority([record.vector for _ in record.agree] + [row for _, row in record.differ] + witnesses)
+        return self._majority(
+            [record.vector for _ in record.agree] + [row for _, row in record.differ] + reference_vectors
+        )
 
-    def _witnesses(self, key: Key) -> Iterator[Vectors]:
+    def _reference_vectors(self, key: Key) -> Iterator[Vectors]:
         """Yield the vectors of the text alone, on every stream, in shapes wider than the two it was batched in."""
         widths = self._texts.widths
         index = widths.index(key[0])
-        for width in widths[index + 2 : index + 2 + _WITNESSES]:
+        for width in widths[index + 2 : index + 2 + _REFERENCE_SHAPES]:
             for encode in self._subject.streams:
                 yield encode(self._texts.batch([key], width))
 
     def _majority(self, rows: Sequence[Vectors]) -> Vectors | None:
         for row in rows:
-            if sum(self._texts.alike(row, other)[0] >= self._floor for other in rows) * 2 > len(rows):
+            if sum(self._texts.likeness(row, other)[0] >= self._floor for other in rows) * 2 > len(rows):
                 return row
         return None
 

@@ -58,20 +58,20 @@ class Downloader(NamedTuple):
         self.advance(-reported, False)
         return False
 
-    def _append(self, name: str, file: IO[bytes], hasher: ContentHash, have: int, size: int) -> bool:
+    def _append(self, name: str, file: IO[bytes], hasher: ContentHash, offset: int, size: int) -> bool:
         """Append the rest, and return whether the source sent exactly `size` bytes. A success resets the failures."""
         failed = 0
-        while have < size:
+        while offset < size:
             try:
-                for piece in self.source.read(name, have):
-                    if have + len(piece) > size:
+                for piece in self.source.read(name, offset):
+                    if offset + len(piece) > size:
                         return False
                     file.write(piece)
                     hasher.update(piece)
-                    have, failed = have + len(piece), 0
+                    offset, failed = offset + len(piece), 0
                     self.advance(len(piece), True)
-                if have < size:
-                    raise TransferInterrupted(f"{self.source.pinned} ended {name} after {have} of {size} bytes")
+                if offset < size:
+                    raise TransferInterrupted(f"{self.source.pinned} ended {name} after {offset} of {size} bytes")
             except TransferInterrupted as error:
                 failed += 1
                 self.retry.wait(failed, error)

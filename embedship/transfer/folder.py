@@ -12,7 +12,7 @@ import requests
 
 from embedship.errors import UsageError
 from embedship.transfer.errors import TransferError
-from embedship.transfer.web import BearerAuth, HttpRequest, HttpSession, body, is_loopback, ranged, send
+from embedship.transfer.web import BearerAuth, HttpRequest, HttpSession, body, is_loopback, range_request, send
 
 
 class WebFolder:
@@ -21,9 +21,9 @@ class WebFolder:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.query or parts.fragment or "@" in parts.netloc or not parts.hostname:
-            shown = f"{parts.scheme}://{parts.hostname or ''}"
+            origin = f"{parts.scheme}://{parts.hostname or ''}"
             raise UsageError(
-                f"{shown}: give the address of a folder, without query or user name; put credentials into ~/.netrc"
+                f"{origin}: give the address of a folder, without query or user name; put credentials into ~/.netrc"
             )
         self.pinned = url.rstrip("/") + "/"
         self.authenticated = parts.scheme == "https" or is_loopback(parts.hostname)
@@ -31,7 +31,7 @@ class WebFolder:
 
     def read(self, name: str, offset: int) -> Iterator[bytes]:
         """See BundleSource."""
-        with send(self._session, ranged(HttpRequest("GET", self.pinned + quote(name)), offset)) as response:
+        with send(self._session, range_request(HttpRequest("GET", self.pinned + quote(name)), offset)) as response:
             yield from body(response, offset)
 
 
@@ -63,7 +63,7 @@ class HubFolder:
     def read(self, name: str, offset: int) -> Iterator[bytes]:
         """See BundleSource."""
         url = f"{self._endpoint}/{self._repository}/resolve/{quote(self._revision, safe='')}/{quote(name)}"
-        with send(self._session, ranged(HttpRequest("GET", url, auth=self._auth), offset)) as response:
+        with send(self._session, range_request(HttpRequest("GET", url, auth=self._auth), offset)) as response:
             self._pin_commit(response)
             yield from body(response, offset)
 

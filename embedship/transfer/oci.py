@@ -80,10 +80,10 @@ class OciSource:
             layers = msgspec.json.decode(raw, type=ImageArtifact).layers
         except msgspec.MsgspecError as error:
             raise UsageError(f"{self.pinned} is not a bundle pushed by `embedship push`: {error}") from None
-        named = [(layer.annotations or {}).get(_TITLE, "") for layer in layers]
-        if len(set(named)) < len(named):
+        titles = [(layer.annotations or {}).get(_TITLE, "") for layer in layers]
+        if len(set(titles)) < len(titles):
             raise UnsafeError(f"{self.pinned} has two layers with the same name, or without a name")
-        return dict(zip(named, (layer.digest for layer in layers), strict=True))
+        return dict(zip(titles, (layer.digest for layer in layers), strict=True))
 
 
 def push(bundle: Bundle, address: str, plain_http: bool, retry: RetryPolicy, done: Callable[[str, int], None]) -> str:

@@ -241,8 +241,8 @@ def check_size_and_names(source: BundleSource, listed: Mapping[str, SealedFile],
     invalid = [name for name in listed if not _is_plain(name)]
     invalid += [name for name in listed if any(str(parent) in listed for parent in PurePosixPath(name).parents)]
     if invalid:
-        shown = ", ".join(map(repr, invalid[:3]))
-        raise UnsafeError(f"{source.pinned} lists file names that a bundle cannot have: {shown}")
+        names = ", ".join(map(repr, invalid[:3]))
+        raise UnsafeError(f"{source.pinned} lists file names that a bundle cannot have: {names}")
     if bad := [name for name, file in listed.items() if not re.fullmatch("[0-9a-f]{64}", file.sha256) or file.size < 0]:
         raise UnsafeError(f"{source.pinned} lists an invalid sha256 or size for {bad[0]!r}")
     if len(listed) > _MOST_FILES:

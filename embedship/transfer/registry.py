@@ -20,7 +20,16 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from embedship.errors import UnsafeError, UsageError
 from embedship.transfer.credentials import RegistryLogin, login
 from embedship.transfer.errors import TransferError
-from embedship.transfer.web import BearerAuth, HttpRequest, HttpSession, body, capped, is_loopback, ranged, send
+from embedship.transfer.web import (
+    BearerAuth,
+    HttpRequest,
+    HttpSession,
+    body,
+    is_loopback,
+    range_request,
+    read_limited,
+    send,
+)
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _LARGEST_MANIFEST = 4 << 20  # bytes: the limit of registries
@@ -72,7 +81,7 @@ class ImageRegistry:
         """Return the manifest of a tag or digest. Raises UnsafeError if it is too large or has another digest."""
         call = HttpRequest("GET", self._base + f"manifests/{reference}", {"Accept": MANIFEST_TYPE})
         with self._send(call) as response:
-            raw = capped(response, _LARGEST_MANIFEST)
+            raw = read_limited(response, _LARGEST_MANIFEST)
         if len(raw) > _LARGEST_MANIFEST:
             raise UnsafeError(f"the manifest {reference} is larger than {_LARGEST_MANIFEST} bytes")
         if reference.startswith("sha256:") and digest_of(raw) != reference:
@@ -86,7 +95,7 @@ class ImageRegistry:
         """
         if not _DIGEST.fullmatch(digest):  # it becomes a part of a URL to which credentials are sent
             raise UnsafeError(f"the registry's manifest names a layer {digest!r}, which is not a sha256 digest")
-        with self._send(ranged(HttpRequest("GET", self._base + f"blobs/{digest}"), offset)) as response:
+        with self._send(range_request(HttpRequest("GET", self._base + f"blobs/{digest}"), offset)) as response:
             yield from body(response, offset)
 
     def has(self, digest: str) -> bool:
@@ -131,10 +140,10 @@ class ImageRegistry:
 
     def _answer_challenge(self, challenge: str) -> AuthBase:
         """Return the credentials: the password for Basic, a new token for Bearer (tokens expire after minutes)."""
-        scheme, _, rest = challenge.partition(" ")
+        scheme, _, parameters = challenge.partition(" ")
         if scheme.lower() == "basic" and self._login:
             return HTTPBasicAuth(self._login.user, self._login.password)
-        fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', parameters))
         if scheme.lower() == "bearer" and "realm" in fields:
             return BearerAuth(self._token(fields.pop("realm"), fields))
         return self._auth

@@ -112,7 +112,7 @@ def _plain_http_host() -> str | None:
     return endpoint.hostname or "" if endpoint.scheme == "http" else None
 
 
-def _store(shown: str, bucket: str, prefix: str, retries: int, timeout: timedelta) -> S3Store:
+def _store(address: str, bucket: str, prefix: str, retries: int, timeout: timedelta) -> S3Store:
     """Open a bucket. `timeout` is the time that one whole response may take."""
     try:
         return S3Store(
@@ -127,14 +127,14 @@ def _store(shown: str, bucket: str, prefix: str, retries: int, timeout: timedelt
             retry_config={"max_retries": retries},
         )
     except BaseError as error:
-        raise UsageError(f"{shown} cannot be opened ({type(error).__name__}): check the AWS_* variables") from None
+        raise UsageError(f"{address} cannot be opened ({type(error).__name__}): check the AWS_* variables") from None
 
 
-def _translate(error: Exception, shown: str, name: str) -> Exception:
+def _translate(error: Exception, address: str, name: str) -> Exception:
     if isinstance(error, FileNotFoundError):
-        return NotFound(f"{shown} has no {name}")
+        return NotFound(f"{address} has no {name}")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return AccessDenied(f"{shown} may not be read with these credentials: check the AWS_* variables")
+        return AccessDenied(f"{address} may not be read with these credentials: check the AWS_* variables")
     return TransferInterrupted(
-        f"{shown} cannot be reached, or failed ({type(error).__name__}): check that it is running"
+        f"{address} cannot be reached, or failed ({type(error).__name__}): check that it is running"
     )

@@ -135,7 +135,7 @@ def _seconds(header: str | None) -> float | None:
     return float(header) if header and re.fullmatch(r"\d{1,6}", header) else None
 
 
-def ranged(call: HttpRequest, offset: int) -> HttpRequest:
+def range_request(call: HttpRequest, offset: int) -> HttpRequest:
     """Return a request for the bytes from `offset`, not compressed, because an offset is wrong in a compressed body."""
     wanted = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
     return call._replace(headers={**call.headers, **wanted})
@@ -150,7 +150,7 @@ def body(response: requests.Response, offset: int) -> Iterator[bytes]:
         skip = max(0, skip - len(piece))
 
 
-def capped(response: requests.Response, limit: int) -> bytes:
+def read_limited(response: requests.Response, limit: int) -> bytes:
     """Return the whole body, or its first `limit` + 1 bytes if it is larger."""
     content = b""
     for piece in response.iter_content(PIECE):

@@ -5,7 +5,7 @@ cross_encoder.py       loaded cross-encoders
 dimensions.py          dimensions of vectors, the checkpoint's own or the user's
 embedder.py            loaded embedding models
 folder.py              a sentence-transformers folder, checked as plain JSON
-forward.py             the model's own forward: its errors, its positions
+forward.py             forward pass of the model's own code: its errors, its positions
 hub.py                 download by hub id
 layout.py              files that let sentence-transformers open a bundle
 load.py                loads the SentenceTransformer of a folder

@@ -14,7 +14,7 @@ from embedship.errors import GateError, MismatchError, UsageError
 from embedship.export import probe_texts
 from embedship.export.checkpoint import hub, plain_transformers, trust
 from embedship.export.checkpoint.folder import SentenceTransformersFolder, modules, read
-from embedship.export.checkpoint.forward import own_errors
+from embedship.export.checkpoint.forward import translate_model_errors
 from embedship.export.checkpoint.load import load
 from embedship.export.silence import ignoring, no_progress_bars, silence
 from embedship.files.sealed import sha256_of
@@ -61,20 +61,22 @@ def merge(folder: Path, base: Path, work_folder: Path) -> tuple[Path, AdapterMer
     Prompts, pooling and tokenizer are the adapter's if it has a modules.json, else the base's. Raises UsageError if it
     cannot be merged exactly, and GateError if the merged vectors differ from the unmerged ones.
     """
-    source, beneath = _transformer(folder), _transformer(base)
-    config = read(source / CONFIG)
-    _refuse_unmergeable(source, config)
-    _refuse_base(source, config, beneath)
+    adapter_transformer, base_transformer = _transformer(folder), _transformer(base)
+    config = read(adapter_transformer / CONFIG)
+    _refuse_unmergeable(adapter_transformer, config)
+    _refuse_base(adapter_transformer, config, base_transformer)
     target = work_folder / "merged"
     _lay_out(folder, base, target)
     model = load(SentenceTransformersFolder.open(target))
-    minimum = _merge(model, source, config)
+    minimum = _merge(model, adapter_transformer, config)
     inner = _transformer(target)
     _unlink(inner, _BASE_FILES)
     with silence(), no_progress_bars():
         model[0].model.save_pretrained(inner)
-    files = {path.name: sha256_of(path) for path in sorted(beneath.glob("*.safetensors"))}
-    return target, AdapterMerge(adapter_sha256=sha256_of(source / WEIGHTS), base=files, texts=_PROBES, minimum=minimum)
+    files = {path.name: sha256_of(path) for path in sorted(base_transformer.glob("*.safetensors"))}
+    return target, AdapterMerge(
+        adapter_sha256=sha256_of(adapter_transformer / WEIGHTS), base=files, texts=_PROBES, minimum=minimum
+    )
 
 
 def _transformer(folder: Path) -> Path:
@@ -97,9 +99,9 @@ def _refuse_unmergeable(source: Path, config: dict[str, Any]) -> None:
             config.get("alora_invocation_tokens")
         ),
     }
-    for what, applies in refusals.items():
+    for problem, applies in refusals.items():
         if applies:
-            raise UsageError(f"the adapter in {source} {what}")
+            raise UsageError(f"the adapter in {source} {problem}")
 
 
 def _refuse_base(source: Path, config: dict[str, Any], base: Path) -> None:
@@ -110,9 +112,9 @@ def _refuse_base(source: Path, config: dict[str, Any], base: Path) -> None:
             f"{base} is quantised. An adapter merged into rounded weights gives other vectors: give the base model in "
             "full precision with --base PATH"
         )
-    trained, here = str(config.get("revision") or ""), base.name
-    if _is_commit(trained) and _is_commit(here) and trained != here:
-        raise MismatchError(f"the adapter in {source} was trained on revision {trained} of its base, not on {here}")
+    trained, current = str(config.get("revision") or ""), base.name
+    if _is_commit(trained) and _is_commit(current) and trained != current:
+        raise MismatchError(f"the adapter in {source} was trained on revision {trained} of its base, not on {current}")
 
 
 def _is_commit(text: str) -> bool:
@@ -142,10 +144,10 @@ def _refuse_other_tokenizer(folder: Path, base: Path) -> None:
 
     The tokenizer of the base would be used.
     """
-    ours, theirs = (path / "tokenizer.json" for path in (folder, base))
-    if ours.is_file() and theirs.is_file() and _vocabulary(ours) != _vocabulary(theirs):
+    adapter_file, base_file = (path / "tokenizer.json" for path in (folder, base))
+    if adapter_file.is_file() and base_file.is_file() and _vocabulary(adapter_file) != _vocabulary(base_file):
         raise UsageError(
-            f"{ours} has another vocabulary than {theirs}: this adapter was trained with tokens of its own"
+            f"{adapter_file} has another vocabulary than {base_file}: this adapter was trained with tokens of its own"
         )
 
 
@@ -164,7 +166,7 @@ def _merge(model: Any, source: Path, config: dict[str, Any]) -> float:
     texts = probe_texts.sample(probe_texts.real(None), _PROBES, seed=0)
     adapted = _adapt(model[0].model, source, config)
     model.eval()
-    with own_errors(source):
+    with translate_model_errors(source):
         before = model.encode(texts, prompt="", show_progress_bar=False)
     try:
         adapted.merge_and_unload(safe_merge=True)
@@ -197,10 +199,10 @@ def _adapt(backbone: Any, source: Path, config: dict[str, Any]) -> Any:
         loaded = peft.set_peft_model_state_dict(adapted, tensors)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise UsageError(f"the adapter in {source} does not fit its base: {str(error).splitlines()[0]}") from error
-    lost = [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if "lora_" in name)]
-    if lost:
-        raise UsageError(f"the adapter in {source} does not fit its base: {len(lost)} weights have no counterpart "
-                         f"({lost[0]}, ...)")  # fmt: skip
+    unused = [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if "lora_" in name)]
+    if unused:
+        raise UsageError(f"the adapter in {source} does not fit its base: {len(unused)} weights have no counterpart "
+                         f"({unused[0]}, ...)")  # fmt: skip
     return adapted
 
 

@@ -30,7 +30,13 @@ from embedship.export.checkpoint.folder import (
     read,
     refuse_newer,
 )
-from embedship.export.checkpoint.forward import REPEATED, known_length, own_errors, position_limit, require_within
+from embedship.export.checkpoint.forward import (
+    REPEATED,
+    known_length,
+    position_limit,
+    require_within,
+    translate_model_errors,
+)
 from embedship.export.checkpoint.load import LOADING
 from embedship.export.silence import no_progress_bars, silence
 from embedship.tokens import Text
@@ -64,16 +70,16 @@ class CrossEncoderCheckpoint:
         model, tokenizer = _load(folder.path)
         tokenizer_json = checkpoint_tokenizer.freeze_tokenizer(folder.path, tokenizer)
         checkpoint_tokenizer.add_pad_token(tokenizer, model.config)
-        with own_errors(folder.path):
+        with translate_model_errors(folder.path):
             pipeline = _pipeline(folder.path, model, tokenizer)
             probe_pairs.require_same_tokens(tokenizer, pipeline, tokenizer_json)
-        described = ModelSource(
+        model_source = ModelSource(
             name=name or folder.origin.name,
             weights_sha256=_weights_sha256(folder.path, model),
             versions=versions_of(PACKAGES),
             revision=folder.origin.revision,
         )
-        return cls(folder, model, tokenizer, pipeline, described, tokenizer_json)
+        return cls(folder, model, tokenizer, pipeline, model_source, tokenizer_json)
 
     @property
     def padding_side(self) -> str:
@@ -87,7 +93,7 @@ class CrossEncoderCheckpoint:
         """Return the graph's inputs, truncated as the checkpoint truncates: the longer of the two texts first."""
         queries, passages = ([pair[side] for pair in texts] for side in (0, 1))
         limits = {"truncation": True, "max_length": self.pipeline.max_tokens}
-        with own_errors(self.folder.path):
+        with translate_model_errors(self.folder.path):
             features = self.tokenizer(queries, passages, padding=True, return_tensors="pt", **limits)
         return {name: features[name] for name in self.pipeline.inputs}
 
@@ -97,7 +103,7 @@ class CrossEncoderCheckpoint:
 
         order = sorted(range(len(texts)), key=lambda row: len("".join(texts[row])))
         scores = np.empty((len(texts), 1), dtype=np.float32)
-        with own_errors(self.folder.path), torch.no_grad():
+        with translate_model_errors(self.folder.path), torch.no_grad():
             for rows in (order[at : at + _BATCH] for at in range(0, len(order), _BATCH)):
                 logits = self.model(**self.features([texts[row] for row in rows])).logits
                 scores[rows] = logits.to(torch.float32).numpy()
@@ -152,11 +158,11 @@ def _refuse_settings(path: Path, config: dict[str, Any]) -> None:
             f"{path} adds prompts to its texts: this is not supported, because clients of a re-ranker send no prompts"
         )
     inner = config.get("sentence_transformers") or {}
-    named = (
+    activation = (
         inner.get("activation_fn") or config.get("sbert_ce_default_activation_function") or saved.get("activation_fn")
     )
-    if named and str(named).rpartition(".")[2] not in _ACTIVATIONS:
-        raise UsageError(f"{path} applies {named} to its logit; only {' and '.join(_ACTIVATIONS)} keep the order")
+    if activation and str(activation).rpartition(".")[2] not in _ACTIVATIONS:
+        raise UsageError(f"{path} applies {activation} to its logit; only {' and '.join(_ACTIVATIONS)} keep the order")
 
 
 def _load(path: Path) -> tuple[Any, Any]:
@@ -208,11 +214,11 @@ def _max_tokens(path: Path, model: Any, tokenizer: Any) -> int:
     features = tokenizer(["a"], [REPEATED], return_tensors="pt")
     accepted = inspect.signature(model.forward).parameters
     derived = known_length(getattr(model.config, "max_position_embeddings", None))
-    given = {name: features[name] for name in INPUTS if name in features and name in accepted}
-    limit = position_limit(features, lambda: model(**given)) or derived
+    inputs = {name: features[name] for name in INPUTS if name in features and name in accepted}
+    limit = position_limit(features, lambda: model(**inputs)) or derived
     settings = path / "sentence_bert_config.json"
-    if settings.is_file() and (own := known_length(read(settings).get("max_seq_length"))):
-        return require_within(path, own, limit or own, derived)
+    if settings.is_file() and (saved := known_length(read(settings).get("max_seq_length"))):
+        return require_within(path, saved, limit or saved, derived)
     stated = known_length(tokenizer.model_max_length) or limit
     if not stated:
         raise UsageError(f"{path} does not state a maximum pair length: set model_max_length in tokenizer_config.json")

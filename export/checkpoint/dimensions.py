@@ -13,10 +13,10 @@ _UNCUT = 2**31
 
 @dataclass(frozen=True, slots=True)
 class StatedDimensions:
-    """Dimensions that the user states instead of the checkpoint.
+    """Dimensions from the command line, which replace those of the checkpoint.
 
-    `matryoshka`: those that the model was trained for; empty: the checkpoint's own. `truncate_dim`: the dimension of
-    every vector; None: the checkpoint's own.
+    `matryoshka` are those that the model was trained for; if empty, the checkpoint's are used. `truncate_dim` is the
+    dimension of every vector; None: the checkpoint's.
     """
 
     matryoshka: tuple[int, ...] = ()
@@ -51,5 +51,5 @@ def cuts(model: Any) -> bool:
     return model.truncate_dim is not None and _width(model) < _width(model, truncate_dim=_UNCUT)
 
 
-def _width(model: Any, **how: Any) -> int:
-    return int(model.encode(["dimension"], prompt="", show_progress_bar=False, **how).shape[1])
+def _width(model: Any, **encode_options: Any) -> int:
+    return int(model.encode(["dimension"], prompt="", show_progress_bar=False, **encode_options).shape[1])

@@ -20,7 +20,7 @@ from embedship.errors import UsageError
 from embedship.export.checkpoint import tokenizer
 from embedship.export.checkpoint.dimensions import StatedDimensions, cuts
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
-from embedship.export.checkpoint.forward import own_errors
+from embedship.export.checkpoint.forward import translate_model_errors
 from embedship.export.checkpoint.load import backbone, is_unused, load
 from embedship.export.checkpoint.protocol import SourceModel
 from embedship.tokens import Text
@@ -60,24 +60,24 @@ class EmbedderCheckpoint:
         cls,
         source: SentenceTransformersFolder | Path | str,
         name: str | None = None,
-        also: Sequence[str] = (),
-        stated: StatedDimensions | None = None,
+        extra_packages: Sequence[str] = (),
+        dimensions: StatedDimensions | None = None,
     ) -> Self:
         """Load a sentence-transformers folder, offline. `name` is the model's name (default: `folder.model_name`).
 
-        `also` names further packages that take part in the export; their versions are recorded. `stated`: dimensions
-        that replace those of the checkpoint.
+        The versions of `extra_packages`, which also take part in the export, are recorded. `dimensions` replace those
+        of the checkpoint.
 
-        Raises UsageError or UnsafeError, with cause and cure, if the checkpoint cannot be exported faithfully.
+        Raises UsageError or UnsafeError, with cause and remedy, if the checkpoint cannot be exported faithfully.
         """
         folder = source if isinstance(source, SentenceTransformersFolder) else SentenceTransformersFolder.open(source)
         model = load(folder)
         tokenizer_json = tokenizer.freeze_tokenizer(folder.path, model.tokenizer)
-        with own_errors(folder.path):
+        with translate_model_errors(folder.path):
             pipeline = common_pipeline(
                 folder,
                 model,
-                stated or StatedDimensions(),
+                dimensions or StatedDimensions(),
                 architecture=type(backbone(model[0])).__name__,
                 pooling="+".join(_pooling_modes(model[1])),
                 max_tokens=model.max_seq_length,
@@ -87,17 +87,17 @@ class EmbedderCheckpoint:
                 pools_prompts=model[1].include_prompt or not any(model.prompts.values()),
             )
             tokenizer.require_same_tokens(model, pipeline, tokenizer_json)
-        return cls(folder, model, pipeline, source_of(folder, _weights(model), name, also), tokenizer_json)
+        return cls(folder, model, pipeline, source_of(folder, _weights(model), name, extra_packages), tokenizer_json)
 
     def encode(self, texts: Sequence[Text], prompt: str = "") -> Vectors:
         """Return the checkpoint's own (n, dim) float32 vectors, as sentence-transformers computes them."""
-        with own_errors(self.folder.path):
+        with translate_model_errors(self.folder.path):
             vectors = self.model.encode(list(texts), prompt=prompt, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(vectors, dtype=np.float32)
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
         """Return the graph's inputs by name, as sentence-transformers makes them: (n, length) tensors."""
-        with own_errors(self.folder.path):
+        with translate_model_errors(self.folder.path):
             features = self.model.preprocess(list(texts))
         return {name: features[name] for name in self.pipeline.inputs}
 
@@ -134,18 +134,20 @@ def embedding(original: SourceModel) -> EmbedderCheckpoint:
     return original
 
 
-def common_pipeline(folder: SentenceTransformersFolder, model: Any, stated: StatedDimensions, **own: Any) -> ModelSpec:
-    """Return the ModelSpec of a loaded SentenceTransformer. `own`: the fields that depend on its first modules."""
-    dimension = stated.truncate(model)
+def common_pipeline(
+    folder: SentenceTransformersFolder, model: Any, dimensions: StatedDimensions, **fields: Any
+) -> ModelSpec:
+    """Return the ModelSpec of a loaded SentenceTransformer. `fields`: the fields that depend on its first modules."""
+    dimension = dimensions.truncate(model)
     kinds = [type(module).__name__ for module in model if type(module).__name__ != "Dropout"]
     return ModelSpec(
         dimension=dimension,
-        dimensions=stated.trained(folder, dimension),
+        dimensions=dimensions.trained(folder, dimension),
         normalised=kinds[-1] == "Normalize" and not cuts(model),
         similarity=_similarity(folder, model),
         prompts={name: text or "" for name, text in model.prompts.items()},
         default_prompt=model.default_prompt_name,
-        **own,
+        **fields,
     )
 
 
@@ -164,7 +166,7 @@ def _pooling_modes(pooling: Any) -> tuple[str, ...]:
 
 
 def _inputs(model: Any) -> tuple[str, ...]:
-    """Return the inputs that the tokenizer makes and the model accepts. ModernBERT, for one, rejects token types."""
+    """Return the inputs that the tokenizer makes and the model accepts. ModernBERT rejects token types."""
     import inspect
 
     features = model.preprocess(["a"])
@@ -176,14 +178,17 @@ def _inputs(model: Any) -> tuple[str, ...]:
 
 
 def source_of(
-    folder: SentenceTransformersFolder, weights: Sequence[dict[str, Any]], name: str | None, also: Sequence[str]
+    folder: SentenceTransformersFolder,
+    weights: Sequence[dict[str, Any]],
+    name: str | None,
+    extra_packages: Sequence[str],
 ) -> ModelSource:
     """Return the origin of a loaded model. `weights`: the tensors in use of each module; the rest is as in `open`."""
     merged = ("peft",) if folder.origin.merge else ()
     return ModelSource(
         name=name or folder.origin.name,
         weights_sha256=_weights_sha256(folder, weights),
-        versions=versions_of((*PACKAGES, *merged, *also)),
+        versions=versions_of((*PACKAGES, *merged, *extra_packages)),
         revision=folder.origin.revision,
         merge=folder.origin.merge,
         code_sha256=folder.code,

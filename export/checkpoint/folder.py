@@ -14,10 +14,10 @@ from embedship.bundle import AdapterMerge
 from embedship.errors import UnsafeError, UsageError
 from embedship.export.checkpoint import trust
 
-# Dropout has no effect at inference.
 STATIC = "StaticEmbedding"
+# Dropout has no effect at inference.
 KNOWN = ("Transformer", STATIC, "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
-_WEIGHED = {"Transformer", STATIC, "Dense", "LayerNorm"}
+_WITH_WEIGHTS = {"Transformer", STATIC, "Dense", "LayerNorm"}
 # Files of a classifier that SetFit saves next to the model. No vector depends on them.
 _HEADS = ("model_head.pkl", "model_head.joblib")
 _CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
@@ -62,15 +62,15 @@ def model_name(path: Path) -> str:
         return folder
     text = card.read_text(encoding="utf-8", errors="replace")
     head, page = match.groups() if (match := _CARD.match(text)) else ("", text)
-    stated = re.search(r"^model_name:(.*)$", head, re.MULTILINE)
+    card_name = re.search(r"^model_name:(.*)$", head, re.MULTILINE)
     title = re.search(r"^# (.*)$", page, re.MULTILINE)
-    names = [found[1].strip(" \t\r\"'") for found in (stated, title) if found]
+    names = [found[1].strip(" \t\r\"'") for found in (card_name, title) if found]
     return next((name for name in names if _NAME.fullmatch(name) and not _GENERIC.fullmatch(name)), folder)
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceTransformersFolder:
-    """The modules of a checkpoint in the order they run. The first one is the transformer.
+    """The modules of a checkpoint in the order they run. The first one is the transformer, or a StaticEmbedding.
 
     `code` is the sha256 of the model's own code that may run; None if the model has no such code.
     """
@@ -171,16 +171,16 @@ def modules(path: Path) -> tuple[PipelineModule, ...]:
         )
     try:
         rows = json.loads(listing.read_text(encoding="utf-8"))
-        found = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
+        listed = tuple(_module(path, str(row["type"]), str(row["path"])) for row in rows)
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{listing} is damaged: it must be a JSON list of modules with `type` and `path`") from None
-    kinds = [m.kind for m in found]
+    kinds = [m.kind for m in listed]
     if kinds[:2] != ["Transformer", "Pooling"] and not (kinds[:1] == [STATIC] and "Pooling" not in kinds):
         raise UsageError(
             f"{listing} lists {', '.join(kinds) or 'nothing'}; only a Transformer followed by a Pooling can be "
             f"exported, or a {STATIC}"
         )
-    return found
+    return listed
 
 
 def _module(root: Path, kind: str, path: str) -> PipelineModule:
@@ -214,21 +214,21 @@ def _verify_code_hash(path: Path, code: str | None) -> str | None:
     the user must give.
     """
     inner = modules(path)[0].folder
-    asking = {name: read(inner / name).get("auto_map") for name in _CONFIGS if (inner / name).is_file()}
-    asking = {name: wanted for name, wanted in asking.items() if wanted is not None}
-    if not asking:
+    configs_with_code = {name: read(inner / name).get("auto_map") for name in _CONFIGS if (inner / name).is_file()}
+    configs_with_code = {name: wanted for name, wanted in configs_with_code.items() if wanted is not None}
+    if not configs_with_code:
         return None
-    where, here = inner / next(iter(asking)), trust.code_sha256(path)
-    if "--" in json.dumps(asking):
-        raise UnsafeError(f"{where} needs remote code of another model (auto_map): {json.dumps(asking)}")
-    if code != here:
+    location, sha256 = inner / next(iter(configs_with_code)), trust.code_sha256(path)
+    if "--" in json.dumps(configs_with_code):
+        raise UnsafeError(f"{location} needs remote code of another model (auto_map): {json.dumps(configs_with_code)}")
+    if code != sha256:
         files = ", ".join(sorted(p.relative_to(path).as_posix() for p in path.rglob("*.py"))) or "none"
         raise UnsafeError(
-            f"{where} needs remote code (auto_map), and a model's own code is not run by default: use a model that "
+            f"{location} needs remote code (auto_map), and a model's own code is not run by default: use a model that "
             f"transformers itself implements. If you have read the code ({files}) and trust it, give "
-            f"--trust-remote-code {here}"
+            f"--trust-remote-code {sha256}"
         )
-    return here
+    return sha256
 
 
 def _refuse_foreign_activation(module: PipelineModule) -> None:
@@ -244,13 +244,13 @@ def refuse_newer(folder: SentenceTransformersFolder) -> None:
         "transformers": folder.modules[0].config.get("transformers_version"),
         "sentence-transformers": folder.settings.get("__version__", {}).get("sentence_transformers"),
     }
-    for package, theirs in saved.items():
-        ours = version(package)
-        if theirs and _major(str(theirs)) > _major(ours):
+    for package, saved_version in saved.items():
+        installed = version(package)
+        if saved_version and _major(str(saved_version)) > _major(installed):
             # transformers 4.57 opens a Qwen3 checkpoint of 5.x with another rope_theta and no warning.
             raise UsageError(
-                f"{folder.path} was saved by {package} {theirs}, and {ours} is installed: an older major version can "
-                f"misread it without a warning. Run pip install '{package}>={_major(str(theirs))}'"
+                f"{folder.path} was saved by {package} {saved_version}, and {installed} is installed: an older major "
+                f"version can misread it without a warning. Run pip install '{package}>={_major(str(saved_version))}'"
             )
 
 
@@ -262,7 +262,7 @@ def _major(text: str) -> int:
 def _refuse_weightless(module: PipelineModule) -> None:
     # For a Dense or LayerNorm, sentence-transformers opens the pickle if no safetensors file has exactly this name.
     pattern = "*.safetensors" if module.kind == "Transformer" else "model.safetensors"
-    if module.kind not in _WEIGHED or any(module.folder.glob(pattern)):
+    if module.kind not in _WITH_WEIGHTS or any(module.folder.glob(pattern)):
         return
     trust.refuse_pickles(module.folder)
     raise UsageError(f"{module.folder} has no weights ({pattern}): this is not a complete checkpoint")

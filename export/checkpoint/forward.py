@@ -1,4 +1,4 @@
-"""The checkpoint's own forward: its errors as sentences, and the number of tokens that its positions allow."""
+"""Forward pass of the checkpoint's own code: its errors as messages, and the length that its positions allow."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 
 from embedship.errors import EmbedshipError, UsageError
 
-# A repeated word: its token ids do not ascend, so that a table read with ascending numbers is a table of positions.
+# A repeated word: its token ids do not ascend, so a table that is read with ascending numbers is a table of positions.
 REPEATED = "a " * 12
 
 
 def known_length(tokens: Any) -> int | None:
-    """Return a length that a checkpoint states; None if it states none: transformers then says 0, -1 or 1e30."""
+    """Return the length that a checkpoint states, or None if it states none. transformers then says 0, -1 or 1e30."""
     return int(tokens) if tokens and 0 < tokens < 10**7 else None
 
 
 @contextmanager
-def own_errors(folder: Path) -> Iterator[None]:
-    """Raise UsageError, with the model's own message, if a checkpoint that was opened fails on a text."""
+def translate_model_errors(folder: Path) -> Iterator[None]:
+    """Raise UsageError, with the model's own message, if an opened checkpoint fails on a text."""
     try:
         yield
     except (EmbedshipError, MemoryError):
         raise
     except Exception as error:  # the code of any model, which has no common error class
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the operating system, such as a full disk; those that transformers raises have no number
         reason = str(error).strip().splitlines() or ["no message"]
         raise UsageError(
             f"{folder} opens, but the model's own code fails on a text ({type(error).__name__}: {reason[0]}): correct "
@@ -36,9 +38,9 @@ def own_errors(folder: Path) -> Iterator[None]:
 def position_limit(features: dict[str, Any], run: Callable[[], object]) -> int | None:
     """Return the number of tokens that the model's tables of positions allow; None if it has no such table.
 
-    `run` computes `features`, one text of a repeated word. A table of positions is an embedding that is read at n
-    consecutive rows from some first row: 0 for BERT, padding_idx + 1 for RoBERTa, 2 for OPT. The rows before the first
-    are never a position. Rotary and relative positions have no table.
+    `run` computes `features`, one text of a repeated word. A table of positions is an embedding of which a text of n
+    tokens reads n consecutive rows. The first row read is 0 for BERT, padding_idx + 1 for RoBERTa, 2 for OPT; rows
+    before it are never positions. Rotary and relative positions have no table.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -64,8 +66,8 @@ def position_limit(features: dict[str, Any], run: Callable[[], object]) -> int |
 def require_within(folder: Path, stated: int, limit: int, derived: int | None) -> int:
     """Return the longest input in tokens: `stated` by the checkpoint, at most `limit` positions.
 
-    `derived`: max_position_embeddings of the config, which libraries save as the stated length although it may count
-    rows that are no position. Raises UsageError if another stated length is beyond the positions.
+    `derived` is max_position_embeddings of the config. Libraries save it as the stated length, although it may count
+    rows that are not positions. Raises UsageError if another stated length is beyond the positions.
     """
     if stated > limit and stated != derived:
         raise UsageError(

@@ -30,10 +30,10 @@ def fetch(text: str, pickles: bool = False) -> Path:
 
     Raises UsageError if there is no network, no such model or no such revision.
     """
-    found = _ID.fullmatch(text)
-    assert found, text
+    match = _ID.fullmatch(text)
+    assert match, text
     patterns = (*_WANTED, "*.bin") if pickles else _WANTED
-    command = [sys.executable, "-P", "-m", __name__, found["id"], found["revision"] or "main", *patterns]
+    command = [sys.executable, "-P", "-m", __name__, match["id"], match["revision"] or "main", *patterns]
     done = subprocess.run(command, env=silence.original_environment(), stdout=subprocess.PIPE, text=True, check=False)
     answer = json.loads(done.stdout or '{"error": "the download ended without an answer"}')
     if "error" in answer:

@@ -11,7 +11,13 @@ from safetensors import SafetensorError
 from embedship.errors import UsageError
 from embedship.export.checkpoint import tokenizer
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
-from embedship.export.checkpoint.forward import REPEATED, known_length, own_errors, position_limit, require_within
+from embedship.export.checkpoint.forward import (
+    REPEATED,
+    known_length,
+    position_limit,
+    require_within,
+    translate_model_errors,
+)
 from embedship.export.silence import no_progress_bars, silence
 
 LOADING = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
@@ -27,7 +33,7 @@ def load(folder: SentenceTransformersFolder) -> Any:
         _require_all_weights(folder, model[0])
     _refuse_unsupported(folder, model)
     tokenizer.add_pad_token(model.tokenizer, backbone(model[0]).config)
-    with own_errors(folder.path):
+    with translate_model_errors(folder.path):
         model.max_seq_length = _max_tokens(folder, model)
     return model
 
@@ -95,9 +101,9 @@ def _refuse_unsupported(folder: SentenceTransformersFolder, model: Any) -> None:
             for key in ("module_input_name", "module_output_name")
         ),
     }
-    for what, applies in refusals.items():
+    for problem, applies in refusals.items():
         if applies:
-            raise UsageError(f"{folder.path} cannot be exported: the model {what}, which is not supported yet")
+            raise UsageError(f"{folder.path} cannot be exported: the model {problem}, which is not supported yet")
 
 
 def _max_tokens(folder: SentenceTransformersFolder, model: Any) -> int:

@@ -45,8 +45,8 @@ def pool(folder: Path, mode: str, normalize: bool) -> None:
 def refuse_unused(folder: Path, pooling: str | None, normalize: bool) -> None:
     """Raise UsageError if --pooling or --normalize would be ignored, because the folder has its own pooling."""
     if pooling or normalize:
-        why = "has a modules.json, which says how it pools" if pooling else "uses --normalize only with --pooling"
-        raise UsageError(f"{folder} {why}: leave {'--pooling' if pooling else '--normalize'} out")
+        reason = "has a modules.json, which says how it pools" if pooling else "uses --normalize only with --pooling"
+        raise UsageError(f"{folder} {reason}: leave {'--pooling' if pooling else '--normalize'} out")
 
 
 def _width(folder: Path) -> int:

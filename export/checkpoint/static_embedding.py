@@ -1,7 +1,7 @@
 """StaticCheckpoint: a loaded static embedding model (StaticEmbedding of sentence-transformers, model2vec).
 
 A text's vector is the mean of one row per token, from a table. There is no transformer, and no special tokens. It is
-exported as any embedding model is: `StaticBackbone` takes the place of the transformer, and the pooling is the mean.
+exported like any embedding model: `StaticBackbone` takes the place of the transformer, and the pooling is the mean.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from embedship.export.checkpoint.embedder import (
     source_of,
 )
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
-from embedship.export.checkpoint.forward import own_errors
+from embedship.export.checkpoint.forward import translate_model_errors
 from embedship.export.checkpoint.load import open_model
-from embedship.export.probe_texts import hostile
+from embedship.export.probe_texts import adversarial_texts
 from embedship.tokens import Text, Tokenizer
 
 MODEL_TYPE = "static_embedding"
@@ -36,7 +36,7 @@ _MAX_TOKENS = 8192
 
 
 class StaticBackbone(torch.nn.Module):
-    """The table as a transformer without layers: it returns the row of each token, whatever the others are."""
+    """The table as a transformer without layers: it returns the row of each token, regardless of the other tokens."""
 
     def __init__(self, table: torch.Tensor) -> None:
         super().__init__()
@@ -62,18 +62,18 @@ class StaticCheckpoint(EmbedderCheckpoint):
         cls,
         source: SentenceTransformersFolder | Path | str,
         name: str | None = None,
-        also: Sequence[str] = (),
-        stated: StatedDimensions | None = None,
+        extra_packages: Sequence[str] = (),
+        dimensions: StatedDimensions | None = None,
     ) -> Self:
         """Load a folder whose first module is a StaticEmbedding. Raises UsageError as EmbedderCheckpoint.open does."""
         folder = source if isinstance(source, SentenceTransformersFolder) else SentenceTransformersFolder.open(source)
         model = open_model(folder).float()  # model2vec may save its table in float16
         tokenizer_json, max_tokens = _freeze_tokenizer(model[0].tokenizer)
-        with own_errors(folder.path):
+        with translate_model_errors(folder.path):
             pipeline = common_pipeline(
                 folder,
                 model,
-                stated or StatedDimensions(),
+                dimensions or StatedDimensions(),
                 architecture=type(model[0]).__name__,
                 pooling="mean",
                 max_tokens=max_tokens,
@@ -83,7 +83,7 @@ class StaticCheckpoint(EmbedderCheckpoint):
             )
             _require_same_tokens(model[0], pipeline, tokenizer_json)
         weights = [module.state_dict() for module in model]
-        return cls(folder, model, pipeline, source_of(folder, weights, name, also), tokenizer_json)
+        return cls(folder, model, pipeline, source_of(folder, weights, name, extra_packages), tokenizer_json)
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
         """Return the graph's inputs by name: (n, length) tensors."""
@@ -124,13 +124,13 @@ def _require_same_tokens(module: Any, pipeline: ModelSpec, tokenizer_json: str) 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, TOKENIZER)
         path.write_text(tokenizer_json, encoding="utf-8")
-        ours = Tokenizer(path, pipeline)
-    texts = hostile(ours, pipeline.max_tokens)
+        tokenizer = Tokenizer(path, pipeline)
+    texts = adversarial_texts(tokenizer, pipeline.max_tokens)
     for prompt in {"", *pipeline.prompts.values()}:
-        for text, ids in zip(texts, ours(texts, prompt).ids, strict=True):
-            theirs = module.preprocess([text], prompt=prompt or None)["input_ids"].tolist()[: pipeline.max_tokens]
-            if theirs != ids:
+        for text, ids in zip(texts, tokenizer(texts, prompt).ids, strict=True):
+            expected = module.preprocess([text], prompt=prompt or None)["input_ids"].tolist()[: pipeline.max_tokens]
+            if expected != ids:
                 raise UsageError(
-                    f"the frozen tokenizer and the checkpoint disagree on {text[:40]!r}: {len(ids)} and {len(theirs)} "
-                    f"tokens, first {ids[:6]} and {theirs[:6]}"
+                    f"the frozen tokenizer and the checkpoint disagree on {text[:40]!r}: "
+                    f"{len(ids)} and {len(expected)} tokens, first {ids[:6]} and {expected[:6]}"
                 )

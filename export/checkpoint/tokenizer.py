@@ -9,7 +9,7 @@ from typing import Any
 
 from embedship.bundle import TOKENIZER, ModelSpec
 from embedship.errors import UsageError
-from embedship.export.probe_texts import hostile
+from embedship.export.probe_texts import adversarial_texts
 from embedship.tokens import Tokenizer
 
 
@@ -29,10 +29,10 @@ def freeze_tokenizer(folder: Path, loaded: Any) -> str:
 
 
 def add_pad_token(loaded: Any, config: Any) -> None:
-    """Give a loaded tokenizer without a padding token one that its vocabulary has, in place.
+    """Set the padding token of a loaded tokenizer that has none, in place.
 
-    Padding is under the attention mask, so any token will do. The model's own `pad_token_id` comes first, because some
-    models look for it: RoBERTa counts positions without it.
+    The attention mask hides padding, so any token of the vocabulary works. The model's own `pad_token_id` is preferred,
+    because some models use it: RoBERTa counts no positions for it.
     """
     wanted = (getattr(config, "pad_token_id", None), loaded.eos_token_id, loaded.unk_token_id, 0)
     tokens = (loaded.convert_ids_to_tokens(number) for number in wanted if number is not None and number >= 0)
@@ -55,32 +55,32 @@ def require_same_tokens(model: Any, pipeline: ModelSpec, tokenizer_json: str) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, TOKENIZER)
         path.write_text(tokenizer_json, encoding="utf-8")
-        ours = Tokenizer(path, pipeline)
-    texts = hostile(ours, pipeline.max_tokens)
+        tokenizer = Tokenizer(path, pipeline)
+    texts = adversarial_texts(tokenizer, pipeline.max_tokens)
     for name, prompt in {"": "", **pipeline.prompts}.items():
-        tokens = ours(texts, prompt)
+        tokens = tokenizer(texts, prompt)
         for place, (text, ids) in enumerate(zip(texts, tokens.ids, strict=True)):
-            where = f" with prompt {name!r}" if name else ""
+            suffix = f" with prompt {name!r}" if name else ""
             unpooled = tokens.turns[place] if tokens.turns else None
-            _require_same(model, prompt, text, ids, unpooled, where)
+            _require_same(model, prompt, text, ids, unpooled, suffix)
 
 
-def _require_same(model: Any, prompt: str, text: str, ours: list[int], unpooled: int | None, where: str) -> None:
-    if not ours:
+def _require_same(model: Any, prompt: str, text: str, ids: list[int], unpooled: int | None, suffix: str) -> None:
+    if not ids:
         return
     features = model.preprocess([text], prompt=prompt or None)
     if unpooled is not None and unpooled != features["prompt_length"]:
         raise UsageError(
-            f"the frozen tokenizer counts {unpooled} tokens{where} and the checkpoint {features['prompt_length']}, and "
-            "the model does not pool them (include_prompt=False): the tokenizer's last special token is not its usual "
-            "end of a text"
+            f"the frozen tokenizer counts {unpooled} tokens{suffix} and the checkpoint {features['prompt_length']}, "
+            "and the model does not pool them (include_prompt=False): the tokenizer's last special token is not its "
+            "usual end of a text"
         )
     if "token_type_ids" in features and bool(features["token_type_ids"].any()):
         raise UsageError("this tokenizer gives token types other than 0, which is not supported")
-    theirs = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
-    if theirs != ours:
+    expected = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
+    if expected != ids:
         raise UsageError(
-            f"the frozen tokenizer and the checkpoint disagree on {text[:40]!r}{where}: {len(ours)} and {len(theirs)} "
-            f"tokens, first {ours[:6]} and {theirs[:6]}. Check that the checkpoint's truncation_side is not left, and "
-            "that its tokenizer.json is not stale"
+            f"the frozen tokenizer and the checkpoint disagree on {text[:40]!r}{suffix}: "
+            f"{len(ids)} and {len(expected)} tokens, first {ids[:6]} and {expected[:6]}. Check that the checkpoint's "
+            "truncation_side is not left, and that its tokenizer.json is not stale"
         )

@@ -30,10 +30,10 @@ def pickles(folder: Path) -> list[Path]:
 def refuse_pickles(folder: Path) -> None:
     """Raise UnsafeError with the file, its sha256 and both ways to continue."""
     for path in pickles(folder)[:1]:
-        vouch = f", or give --allow-pickle {sha256_of(path)}" if path.suffix == ".bin" else ""
+        advice = f", or give --allow-pickle {sha256_of(path)}" if path.suffix == ".bin" else ""
         raise UnsafeError(
             f"{folder} has its weights only as a pickle ({path.name}), and a pickle can run code when it is opened: "
-            "if you trust it, convert it with SentenceTransformer(folder).save_pretrained(new_folder)" + vouch
+            "if you trust it, convert it with SentenceTransformer(folder).save_pretrained(new_folder)" + advice
         )
 
 
@@ -93,18 +93,18 @@ def private_modules(folder: Path) -> Iterator[None]:
     from transformers import dynamic_module_utils as dynamic
 
     before, place = dynamic.HF_MODULES_CACHE, str(folder)
-    theirs = _take_out(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
+    loaded_modules = _remove_modules(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
     dynamic.HF_MODULES_CACHE = place
     try:
         yield
     finally:
         dynamic.HF_MODULES_CACHE = before
         sys.path[:] = [entry for entry in sys.path if entry != place]
-        _take_out(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
-        sys.modules.update(theirs)
+        _remove_modules(dynamic.TRANSFORMERS_DYNAMIC_MODULE_NAME)
+        sys.modules.update(loaded_modules)
 
 
-def _take_out(package: str) -> dict[str, ModuleType]:
+def _remove_modules(package: str) -> dict[str, ModuleType]:
     """Remove a package from sys.modules and return its modules: Python imports submodules from its own folder."""
     names = [name for name in sys.modules if name.partition(".")[0] == package]
     return {name: sys.modules.pop(name) for name in names}

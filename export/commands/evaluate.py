@@ -62,7 +62,7 @@ def evaluate(
     storages = _storages(codes)
     console = terminal.messages()
     pipeline = opened.manifest.pipeline
-    data = RetrievalDataset.read(folder, title).encodable(Tokenizer.open(opened), pipeline, console.print)
+    data = RetrievalDataset.read(folder, title).drop_empty_texts(Tokenizer.open(opened), pipeline, console.print)
     plain = [opened.plain.name] if max_recall_drop is not None and opened.plain.name not in names else []
     rows: list[RetrievalResult] = []
     for name in [*plain, *names]:
@@ -83,10 +83,10 @@ def evaluate(
     if max_recall_drop is not None:
         narrowed = bool(dimensions or codes)
         full = opened.manifest.pipeline.dimension
-        judged = [
+        results = [
             row for row in rows if narrowed or (row.dimension == full and retrieval_metrics.storage(row) == PLAIN)
         ]
-        _judge(judged, baseline, max_recall_drop)
+        _judge(results, baseline, max_recall_drop)
 
 
 def _names(bundle: Bundle, wanted: str) -> list[str]:
@@ -94,16 +94,16 @@ def _names(bundle: Bundle, wanted: str) -> list[str]:
 
     `all` skips the others and prints a message. Raises if a named variant does not run here.
     """
-    here = hardware.machine()
+    machine = hardware.machine()
     if wanted == "all":
         for variant in bundle.variants:
-            if not here.meets(variant.needs):
+            if not machine.meets(variant.needs):
                 terminal.messages().print(f"{variant.name} is left out: it needs {' or '.join(variant.needs)}")
-        return [v.name for v in bundle.variants if here.meets(v.needs)]
-    named = [bundle.variant(name) for name in _parts(wanted)] or [variant_choice.variant(bundle)]
-    for variant in named:
-        engine.require(variant, here)
-    return [variant.name for variant in named]
+        return [v.name for v in bundle.variants if machine.meets(v.needs)]
+    selected = [bundle.variant(name) for name in _parts(wanted)] or [variant_choice.variant(bundle)]
+    for variant in selected:
+        engine.require(variant, machine)
+    return [variant.name for variant in selected]
 
 
 def _dimensions(bundle: Bundle, wanted: str) -> Sequence[int]:
@@ -142,16 +142,16 @@ def _bar(name: str, total: int) -> Iterator[retrieval_metrics.Advance]:
 
 
 def _judge(rows: Sequence[RetrievalResult], baseline: RetrievalResult, budget: float) -> None:
-    """Raise GateError that names every row whose recall fell by more than `budget`."""
+    """Raise a GateError that names every row whose recall fell by more than `budget`."""
     before = baseline.metrics["recall@10"]
-    lost = [
+    failures = [
         f"{row.variant} {row.dimension} {retrieval_metrics.storage(row)} {row.metrics['recall@10']:.4f}"
         for row in rows
         if not retrieval_metrics.drop(baseline, row) <= budget
     ]
-    if lost:
+    if failures:
         raise GateError(
-            f"recall@10 falls by more than {budget} from {baseline.variant}'s {before:.4f}: {'; '.join(lost)}. Use "
+            f"recall@10 falls by more than {budget} from {baseline.variant}'s {before:.4f}: {'; '.join(failures)}. Use "
             "another variant, dimension or code, or raise --max-recall-drop if you accept the loss."
         )
 

@@ -273,12 +273,12 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _plan(checkpoint: str, out: Path, wishes: ExportOptions, steps: StepTimer, as_json: bool) -> None:
+def _plan(checkpoint: str, out: Path, options: ExportOptions, steps: StepTimer, as_json: bool) -> None:
     import msgspec
 
     from embedship.export import dry_run as export_dry_run
 
-    planned = export_dry_run.plan(checkpoint, out, wishes, steps)
+    planned = export_dry_run.plan(checkpoint, out, options, steps)
     if as_json:
         typer.echo(msgspec.json.encode(planned).decode())
         return

@@ -32,40 +32,40 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """One way to form batches: groups of rows, each padded to `stretch` times its longest row."""
+    """One way to form batches: groups of rows, each padded to `padding_factor` times its longest row."""
 
     groups: tuple[tuple[int, ...], ...]
-    stretch: int = 1
-    left: bool = False
+    padding_factor: int = 1
+    pad_left: bool = False
 
 
-def certify(encoder: Encoder, texts: Sequence[Text], left: bool, seed: int = 0) -> InvarianceReport:
-    """Compare each text alone with itself shuffled among others, over-padded, and (if `left`) padded on the left.
+def certify(encoder: Encoder, texts: Sequence[Text], pad_left: bool, seed: int = 0) -> InvarianceReport:
+    """Compare each text alone with itself shuffled among others, over-padded, and (if `pad_left`) padded on the left.
 
     Returns the worst cosine of each comparison. Texts longer than LONGEST tokens are left out. NaN and infinity result
     in NaN, which no floor accepts.
     """
     whole = encoder.tokenizer(texts)
-    kept = [row for row, length in enumerate(whole.lengths) if length <= LONGEST]
-    tokens = [whole.row(row) for row in kept]
+    compared_rows = [row for row, length in enumerate(whole.lengths) if length <= LONGEST]
+    tokens = [whole.row(row) for row in compared_rows]
     alone = _encode(encoder, tokens, BatchContext(tuple((row,) for row in range(len(tokens)))))
     shuffled = tuple(_groups(np.random.default_rng(seed).permutation(len(tokens)).tolist()))
     by_length = sorted(range(len(tokens)), key=lambda row: tokens[row].lengths[0])
-    companies = {
+    contexts = {
         "shuffled": BatchContext(shuffled),
-        "over_padded": BatchContext(tuple(_groups(by_length)), stretch=2),
+        "over_padded": BatchContext(tuple(_groups(by_length)), padding_factor=2),
     }
-    if left:
-        companies["other_side"] = BatchContext(shuffled, left=True)
+    if pad_left:
+        contexts["other_side"] = BatchContext(shuffled, pad_left=True)
     task = encoder.bundle.task
-    found = {name: similarity(task, alone, _encode(encoder, tokens, company)) for name, company in companies.items()}
-    worst = int(np.argmin(np.min(list(found.values()), axis=0)))  # argmin treats NaN as the smallest value
+    cosines = {name: similarity(task, alone, _encode(encoder, tokens, context)) for name, context in contexts.items()}
+    worst = int(np.argmin(np.min(list(cosines.values()), axis=0)))  # argmin treats NaN as the smallest value
     return InvarianceReport(
         texts=len(tokens),
-        shuffled=float(found["shuffled"].min()),
-        over_padded=float(found["over_padded"].min()),
-        other_side=float(found["other_side"].min()) if left else None,
-        worst_text=shown(texts[kept[worst]]),
+        shuffled=float(cosines["shuffled"].min()),
+        over_padded=float(cosines["over_padded"].min()),
+        other_side=float(cosines["other_side"].min()) if pad_left else None,
+        worst_text=shown(texts[compared_rows[worst]]),
     )
 
 
@@ -83,33 +83,34 @@ def judge(variant: Variant, invariance: InvarianceReport, floors: ParityFloors) 
 
 
 def require_checkpoint_invariant(checkpoint: SourceModel, texts: Sequence[Text]) -> None:
-    """Raise GateError if the checkpoint's own vector of a text depends on the texts beside it.
+    """Raise GateError if the checkpoint's own vector of a text depends on the other texts of its batch.
 
-    No export can reproduce such a model, and no variant is at fault. BERT with left padding is one: its positions count
-    from the left edge of the batch. The shortest texts are compared alone and beside a longer one.
+    No export can reproduce such a model, and no variant is at fault. An example is BERT with left padding, because its
+    positions count from the left edge of the batch. The shortest texts are compared alone and with a longer one.
     """
     order = sorted(texts, key=lambda text: len("".join(text)))
-    few = [*order[:_FEW], order[(len(order) + _FEW) // 2]] if len(order) > _FEW else order
-    alone = np.concatenate([checkpoint.encode([text]) for text in few])
-    likeness = similarity(checkpoint.pipeline.task, alone, checkpoint.encode(few))
+    sample = [*order[:_FEW], order[(len(order) + _FEW) // 2]] if len(order) > _FEW else order
+    alone = np.concatenate([checkpoint.encode([text]) for text in sample])
+    likeness = similarity(checkpoint.pipeline.task, alone, checkpoint.encode(sample))
     worst = int(np.argmin(likeness))  # argmin treats NaN as the smallest value
     if likeness[worst] >= ALONE_FLOOR:  # false for NaN
         return
     side = checkpoint.padding_side
     cure = "set padding_side to right in its tokenizer_config.json" if side == "left" else "correct its configuration"
     raise GateError(
-        f"the checkpoint itself ({checkpoint.source.name}) changes a text's output with the texts beside it: "
-        f"{likeness[worst]:.6f} between {shown(few[worst])} alone and in a batch padded on the {side}; the floor is "
+        f"the checkpoint itself ({checkpoint.source.name}) changes a text's output with the other texts of its batch: "
+        f"{likeness[worst]:.6f} between {shown(sample[worst])} alone and in a batch padded on the {side}; the floor is "
         f"{ALONE_FLOOR}. No export can reproduce that: {cure}, and compare the result with the trained model"
     )
 
 
 def meets_left_padding(checkpoint: EmbedderCheckpoint, texts: Sequence[Text], vectors: Vectors) -> bool:
-    """Return True if exports must bear padding on the left, although our servers pad on the right.
+    """Return True if exports must also give right vectors with padding on the left.
 
-    That is so if the checkpoint's own tokenizer pads on the left, because other tools that open the bundle then do so,
-    and the checkpoint gives these (n, dim) vectors with padding on the right too. Fused attention of ONNX Runtime is
-    wrong with left padding for some models (RoBERTa: cosine -0.06), and for them nothing makes such a batch.
+    Our servers pad on the right. Other tools that open the bundle pad as the checkpoint's own tokenizer does. So True
+    if it pads on the left, and if the checkpoint gives these (n, dim) vectors with padding on the right as well.
+    Models whose tokenizer pads on the right are not tested: fused attention of ONNX Runtime is wrong with left padding
+    for some of them (RoBERTa: cosine -0.06), but no tool makes such a batch of them.
     """
     if checkpoint.padding_side != "left":
         return False
@@ -130,7 +131,7 @@ def _groups(rows: Sequence[int]) -> Iterator[tuple[int, ...]]:
     return (tuple(rows[at : at + _TOGETHER]) for at in range(0, len(rows), _TOGETHER))
 
 
-def _encode(encoder: Encoder, tokens: Sequence[TokenBatch], company: BatchContext) -> Vectors:
+def _encode(encoder: Encoder, tokens: Sequence[TokenBatch], context: BatchContext) -> Vectors:
     """Return (n, dim) rows, one per text in the order of `tokens`, computed on all streams."""
     pipeline = encoder.bundle.manifest.pipeline
     vectors = np.empty((len(tokens), pipeline.dimension), dtype=np.float32)
@@ -138,20 +139,22 @@ def _encode(encoder: Encoder, tokens: Sequence[TokenBatch], company: BatchContex
     def run(group: tuple[int, ...]) -> None:
         rows = [tokens[row].ids[0] for row in group]
         turns = [turn for row in group for turn in tokens[row].turns]
-        width = min(company.stretch * max(map(len, rows)), pipeline.max_tokens)
-        vectors[list(group)] = encoder.engine.encode(_laid(rows, width, pipeline.pad_id, company.left).turned(turns))
+        width = min(context.padding_factor * max(map(len, rows)), pipeline.max_tokens)
+        vectors[list(group)] = encoder.engine.encode(
+            _lay_out(rows, width, pipeline.pad_id, context.pad_left).with_turns(turns)
+        )
 
     with ThreadPoolExecutor(encoder.engine.streams) as threads:
-        list(threads.map(run, company.groups))
+        list(threads.map(run, context.groups))
     return vectors
 
 
-def _laid(rows: Sequence[list[int]], width: int, pad_id: int, left: bool) -> Batch:
+def _lay_out(rows: Sequence[list[int]], width: int, pad_id: int, pad_left: bool) -> Batch:
     """Return rows in a batch of `width` columns. A server pads on the right, and only to the longest row."""
     ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     for place, row in enumerate(rows):
-        where = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[place, where] = row
-        mask[place, where] = 1
+        columns = slice(width - len(row), width) if pad_left else slice(0, len(row))
+        ids[place, columns] = row
+        mask[place, columns] = 1
     return Batch(ids, mask)

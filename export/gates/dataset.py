@@ -49,19 +49,21 @@ class RetrievalDataset:
         """
         documents = sorted(jsonl.read(folder / "corpus.jsonl", _DatasetDocument), key=lambda document: document.id)
         texts = [f"{d.title} {d.text}" if title and d.title else d.text for d in documents]
-        judged = qrels.read(folder / "qrels.tsv", {d.id for d in documents}, "corpus.jsonl")
-        queries = [q for q in jsonl.read(folder / "queries.jsonl", _DatasetQuery) if judged.get(q.id)]
+        judgements = qrels.read(folder / "qrels.tsv", {d.id for d in documents}, "corpus.jsonl")
+        queries = [q for q in jsonl.read(folder / "queries.jsonl", _DatasetQuery) if judgements.get(q.id)]
         if not queries:
             raise UsageError(f"{folder}: no query in queries.jsonl has a relevant document in qrels.tsv")
         rows = {document.id: row for row, document in enumerate(documents)}
         if len(rows) < len(documents):
             raise UsageError(f"{folder}/corpus.jsonl gives an _id to two documents: each needs its own")
-        relevant = [np.array(sorted(rows[id] for id in judged[q.id]), dtype=np.int64) for q in queries]
+        relevant = [np.array(sorted(rows[id] for id in judgements[q.id]), dtype=np.int64) for q in queries]
         ids = ([document.id for document in documents], [query.id for query in queries])
         return cls(folder.resolve().name, texts, [q.text for q in queries], relevant, *ids)
 
-    def encodable(self, tokenizer: Tokenizer, pipeline: ModelSpec, say: Callable[[str], object]) -> RetrievalDataset:
-        """Return the dataset without texts that have no tokens and so no vector. `say` receives their ids.
+    def drop_empty_texts(
+        self, tokenizer: Tokenizer, pipeline: ModelSpec, report: Callable[[str], object]
+    ) -> RetrievalDataset:
+        """Return the dataset without texts that have no tokens and so no vector. `report` receives their ids.
 
         An empty text has no tokens if the tokenizer adds no special tokens and there is no prompt. Judgements of
         dropped documents are dropped as well, and then queries without a judgement. Raises UsageError if no query is
@@ -75,25 +77,25 @@ class RetrievalDataset:
         if documents.all() and queries.all():
             return self
         rows = np.cumsum(documents) - 1
-        relevant = [rows[wanted[documents[wanted]]] for wanted in self.relevant]
-        kept = [row for row in np.flatnonzero(queries).tolist() if len(relevant[row])]
-        for what, names, good in (("document", self.ids, documents), ("query", self.query_ids, queries)):
+        relevant = [rows[each[documents[each]]] for each in self.relevant]
+        kept_queries = [row for row in np.flatnonzero(queries).tolist() if len(relevant[row])]
+        for kind, names, good in (("document", self.ids, documents), ("query", self.query_ids, queries)):
             if not good.all():
-                say(f"{self.name}: {_without_tokens(what, [names[row] for row in np.flatnonzero(~good).tolist()])}")
-        if not kept:
+                report(f"{self.name}: {_without_tokens(kind, [names[row] for row in np.flatnonzero(~good).tolist()])}")
+        if not kept_queries:
             raise UsageError(f"{self.name}: no query is left with tokens and with a relevant document that has tokens")
         return RetrievalDataset(
             self.name,
             [self.documents[row] for row in np.flatnonzero(documents).tolist()],
-            [self.queries[row] for row in kept],
-            [relevant[row] for row in kept],
+            [self.queries[row] for row in kept_queries],
+            [relevant[row] for row in kept_queries],
             [self.ids[row] for row in np.flatnonzero(documents).tolist()],
-            [self.query_ids[row] for row in kept],
+            [self.query_ids[row] for row in kept_queries],
         )
 
 
-def _without_tokens(what: str, names: Sequence[str]) -> str:
+def _without_tokens(kind: str, names: Sequence[str]) -> str:
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    plural = {"document": "documents", "query": "queries"}[what]
-    count = f"1 {what} has" if len(names) == 1 else f"{len(names):,} {plural} have"
+    plural = {"document": "documents", "query": "queries"}[kind]
+    count = f"1 {kind} has" if len(names) == 1 else f"{len(names):,} {plural} have"
     return f"{count} no tokens, so no vector, and {'is' if len(names) == 1 else 'are'} left out ({shown})"

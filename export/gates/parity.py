@@ -19,8 +19,7 @@ from embedship.export.gates import batch_invariance
 from embedship.export.gates.probe_set import ProbeSet
 from embedship.export.probe_texts import shown
 from embedship.export.variant_failures import failing
-from embedship.likeness import measure as called
-from embedship.likeness import similarity, spread
+from embedship.likeness import measure_name, similarity, spread
 from embedship.tokens import Text
 
 # MiniLM measures over 214 texts (minimum, mean, overlap): float32 0.99999, 1.00000, 0.999 (O3); bfloat16 0.99996,
@@ -34,10 +33,9 @@ FLOORS = {
     # short text, "thank you", had 0.958 in onnx-int8 before short texts were part of the calibration.
     Precision.INT8: ParityFloors(minimum=0.97, mean=0.99, overlap=0.85, length=0.9, short=0.95),
 }
-# A score is one number, so errors do not average out as over 384 components, and single adversarial pairs move further.
+# A score is one number, so errors do not average out as over 384 components, and single adversarial pairs differ more.
 # A cross-encoder of two layers measures over 242 pairs 0.885 (worst) and 0.992 (mean) in int8, with 0.966 of the
-# passages in order. bfloat16 was reported at 0.99883 on a CPU that has it; its floors lie between those of
-# float16 and int8.
+# passages in order. bfloat16 measured 0.99883 on a CPU that has it; its floors lie between those of float16 and int8.
 SCORE_FLOORS = FLOORS | {
     Precision.BFLOAT16: ParityFloors(minimum=0.99, mean=0.998, overlap=0.95, length=0.97),
     Precision.INT8: ParityFloors(minimum=0.8, mean=0.98, overlap=0.9, length=0.9),
@@ -144,10 +142,10 @@ def _require_finite(name: str, vectors: Vectors, texts: Sequence[Text]) -> None:
 def overlap(vectors: Vectors, expected: Vectors) -> float:
     """Return the mean share of each row's nearest rows, by cosine, that are also nearest in (n, dim) `expected`."""
     k = min(NEIGHBOURS, len(vectors) - 1)
-    ours, theirs = (_similarities(rows) for rows in (vectors, expected))
-    nearest = np.argpartition(-ours, k - 1, axis=1)[:, :k]
-    least = -np.partition(-theirs, k - 1, axis=1)[:, k - 1 : k]
-    return float((np.take_along_axis(theirs, nearest, axis=1) >= least - _TIE).mean())
+    actual_similarities, expected_similarities = (_similarities(rows) for rows in (vectors, expected))
+    nearest = np.argpartition(-actual_similarities, k - 1, axis=1)[:, :k]
+    least = -np.partition(-expected_similarities, k - 1, axis=1)[:, k - 1 : k]
+    return float((np.take_along_axis(expected_similarities, nearest, axis=1) >= least - _TIE).mean())
 
 
 def _similarities(vectors: Vectors) -> Vectors:
@@ -167,10 +165,10 @@ def judge(name: str, precision: Precision, parity: ParityReport, floors: ParityF
     """Raise GateError, with the worst text and the options that change the floors, if a figure is below its floor."""
     # `not >=` instead of `<`, so that NaN fails.
     failures = [
-        f"{what} {measured:.6f} is under the floor {floor} (--floor {precision}-{flag})"
-        for what, flag, measured, floor in (
-            (f"minimum {called(task)}", "minimum", parity.minimum, floors.minimum),
-            (f"mean {called(task)}", "mean", parity.mean, floors.mean),
+        f"{figure} {measured:.6f} is under the floor {floor} (--floor {precision}-{flag})"
+        for figure, flag, measured, floor in (
+            (f"minimum {measure_name(task)}", "minimum", parity.minimum, floors.minimum),
+            (f"mean {measure_name(task)}", "mean", parity.mean, floors.mean),
             (_ORDERS[task], "overlap", parity.overlap, floors.overlap),
             ("length ratio" if task is Task.EMBED else "ratio of spreads", "length", parity.length, floors.length),
         )
@@ -179,8 +177,8 @@ def judge(name: str, precision: Precision, parity: ParityReport, floors: ParityF
     least = floors.minimum if floors.short is None else floors.short
     if parity.short_minimum is not None and not parity.short_minimum >= least:
         failures.append(
-            f"minimum {called(task)} of {parity.short_texts} short texts {parity.short_minimum:.6f} is under the floor "
-            f"{least} (--floor {precision}-short), worst {parity.short_worst_text}"
+            f"minimum {measure_name(task)} of {parity.short_texts} short texts {parity.short_minimum:.6f} is under the "
+            f"floor {least} (--floor {precision}-short), worst {parity.short_worst_text}"
         )
     if failures:
         raise GateError(
@@ -198,13 +196,13 @@ def require(encoder: Encoder, probes: ProbeSet, floors: dict[Precision, ParityFl
 
     Raises VariantError with the stage that failed.
     """
-    name, demanded = encoder.variant.name, floors[encoder.engine.precision]
+    name, variant_floors = encoder.variant.name, floors[encoder.engine.precision]
     with failing(name, ExportStage.PARITY):
         parity, cosines = measure(encoder, name, probes)
-        judge(name, encoder.engine.precision, parity, demanded, encoder.bundle.task)
+        judge(name, encoder.engine.precision, parity, variant_floors, encoder.bundle.task)
     with failing(name, ExportStage.INVARIANCE):
-        certificate = batch_invariance.certify(encoder, probes.company, probes.either_side)
-        batch_invariance.judge(encoder.variant, certificate, demanded)
+        certificate = batch_invariance.certify(encoder, probes.invariance_texts, probes.either_side)
+        batch_invariance.judge(encoder.variant, certificate, variant_floors)
     with failing(name, ExportStage.GOLDEN):
         golden.check(encoder)
     return GateMeasurement(parity, certificate, cosines)

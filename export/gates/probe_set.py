@@ -20,7 +20,7 @@ from embedship.golden_texts import REAL, GoldenTexts
 from embedship.tokens import Text, Tokenizer
 
 # The batch-invariance certificate uses this many real texts, in addition to the adversarial ones.
-_COMPANY_REAL = 16
+_INVARIANCE_REAL = 16
 # This many texts are also compared after each prompt that is not pooled.
 _PROMPTED = 16
 
@@ -38,12 +38,12 @@ class ProbeSet:
     """Probe texts (or pairs), adversarial ones first, and the checkpoint's own (n, dim) float32 rows for them.
 
     `short` are texts of a few tokens with (m, dim) `short_vectors`; they are judged separately. `longest` is the length
-    of the longest text in tokens. `either_side`: exports must bear padding on the left as well.
+    of the longest text in tokens. `either_side`: exports must also give right vectors with padding on the left.
     """
 
     texts: list[Text]
     vectors: Vectors
-    hostile: int
+    adversarial_count: int
     longest: int
     either_side: bool
     short: Sequence[Text] = ()
@@ -58,26 +58,26 @@ class ProbeSet:
 
         Raises GateError if the checkpoint itself gives NaN or infinity, or if its vectors depend on the batch.
         """
-        nasty = probe_pairs.hostile(tokenizer, checkpoint.pipeline)
+        adversarial = probe_pairs.adversarial_pairs(tokenizer, checkpoint.pipeline)
         prompts = ["", *(prompt for prompt in checkpoint.pipeline.prompts.values() if prompt)]
         prompted = [prompts[i % len(prompts)] + text if isinstance(text, str) else text for i, text in enumerate(real)]
-        kept = [_fits(tokenizer, texts) for texts in (nasty, prompted)]
-        texts = kept[0] + kept[1]
+        fitting = [_encodable_texts(tokenizer, texts) for texts in (adversarial, prompted)]
+        texts = fitting[0] + fitting[1]
         vectors = checkpoint.encode(texts)
         if not np.isfinite(vectors).all():
             row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise GateError(f"the checkpoint itself gives NaN or infinity, for {shown(texts[row])}: nothing to export")
-        company = len(kept[0]) + _COMPANY_REAL
-        batch_invariance.require_checkpoint_invariant(checkpoint, texts[:company])
+        count = len(fitting[0]) + _INVARIANCE_REAL
+        batch_invariance.require_checkpoint_invariant(checkpoint, texts[:count])
         # A cross-encoder reads its answer at one position and no server pads it on the left, so it is not tested there.
         either_side = isinstance(checkpoint, EmbedderCheckpoint) and batch_invariance.meets_left_padding(
-            checkpoint, texts[:company], vectors[:company]
+            checkpoint, texts[:count], vectors[:count]
         )
-        brief = _fits(tokenizer, short)
-        brief_vectors = checkpoint.encode(brief) if brief else None
+        short_texts = _encodable_texts(tokenizer, short)
+        short_vectors = checkpoint.encode(short_texts) if short_texts else None
         longest = max(tokenizer(texts).lengths)
         unpooled = _prompted(checkpoint, [text for text in real if isinstance(text, str)])
-        return cls(texts, vectors, len(kept[0]), longest, either_side, brief, brief_vectors, unpooled)
+        return cls(texts, vectors, len(fitting[0]), longest, either_side, short_texts, short_vectors, unpooled)
 
     @property
     def all_texts(self) -> list[Text]:
@@ -95,13 +95,13 @@ class ProbeSet:
         return np.concatenate([encoder.encode_tokens(encoder.tokenizer(*group)) for group in groups])
 
     @property
-    def company(self) -> list[Text]:
+    def invariance_texts(self) -> list[Text]:
         """The adversarial texts and some real ones, for the batch-invariance certificate."""
-        return self.texts[: self.hostile + _COMPANY_REAL]
+        return self.texts[: self.adversarial_count + _INVARIANCE_REAL]
 
     def golden(self, tokenizer: Tokenizer) -> GoldenTexts:
         """Return the adversarial texts and the first real ones, with their token ids."""
-        count = self.hostile + REAL
+        count = self.adversarial_count + REAL
         texts = self.texts[:count]
         return GoldenTexts(texts, tokenizer(texts).ids, self.vectors[:count])
 
@@ -115,12 +115,12 @@ def _prompted(checkpoint: SourceModel, texts: Sequence[str]) -> list[PromptedPro
     return [PromptedProbes(each, some, embedding(checkpoint).encode(some, each)) for each in sorted(prompts)]
 
 
-def _fits(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
+def _encodable_texts(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
     """Drop texts without tokens, which have no vector. Truncate very long texts to LONGEST tokens to bound memory.
 
     A very long pair is dropped.
     """
     cut = [
-        probe_texts.within(tokenizer, text, probe_texts.LONGEST) if isinstance(text, str) else text for text in texts
+        probe_texts.truncate(tokenizer, text, probe_texts.LONGEST) if isinstance(text, str) else text for text in texts
     ]
     return [text for text, n in zip(cut, tokenizer(cut).lengths, strict=True) if 0 < n <= probe_texts.LONGEST]

@@ -70,14 +70,14 @@ def on_questions(
                 ]
     if chosen is None:
         raise GateError(_over_budget(data.name, budget, rows))
-    found = RetrievalReport(
+    report = RetrievalReport(
         dataset=data.name,
         queries=len(data.queries),
         documents=len(data.documents),
         max_recall_drop=budget,
         measured=tuple(rows),
     )
-    return VariantDecision(chosen, codes, found)
+    return VariantDecision(chosen, codes, report)
 
 
 def _encode_functions(checkpoint: EmbedderCheckpoint) -> tuple[Encode, Encode]:

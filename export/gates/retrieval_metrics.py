@@ -50,10 +50,10 @@ class EncodedDataset:
         Raises EngineError if a vector has NaN or infinity.
         """
         dot = pipeline.similarity is Similarity.DOT
-        made = (documents(data.documents), queries(data.queries))
-        if not all(np.isfinite(vectors).all() for vectors in made):
+        encoded = (documents(data.documents), queries(data.queries))
+        if not all(np.isfinite(vectors).all() for vectors in encoded):
             raise EngineError(f"{variant} gives NaN or infinity for a text of {data.name}")
-        return cls(variant, *(vectors if dot else normalise(vectors) for vectors in made))
+        return cls(variant, *(vectors if dot else normalise(vectors) for vectors in encoded))
 
     def cut(self, dimension: int) -> EncodedDataset:
         return EncodedDataset(
@@ -128,16 +128,16 @@ def measure(
     With rescoring, a search for k results ranks `codes.rescore` x k candidates again, as the server does.
     """
     if storage.rescored:
-        shallow, deep = (rescored(encoded, codes, k) for k in (max(KS), DEPTH))
+        top_hits, deep_hits = (rescored(encoded, codes, k) for k in (max(KS), DEPTH))
     else:
-        shallow = deep = nearest(*stored(encoded, storage.code, codes), DEPTH)
+        top_hits = deep_hits = nearest(*stored(encoded, storage.code, codes), DEPTH)
     return RetrievalResult(
         variant=encoded.variant,
         dimension=encoded.dimension,
         code=storage.code,
         rescored=storage.rescored,
         bytes_per_vector=encoded.dimension * _BITS[storage.code] // 8,
-        metrics=mean(metrics(hits(shallow, data.relevant), hits(deep, data.relevant), _counts(data))),
+        metrics=mean(metrics(hits(top_hits, data.relevant), hits(deep_hits, data.relevant), _counts(data))),
     )
 
 
@@ -156,8 +156,8 @@ def stored(encoded: EncodedDataset, code: VectorCode, codes: VectorCodes | None)
         scale = codes.scale(encoded.dimension)
         return scale.weigh(queries), scale.encode(documents)
     bits = (packing.binary(vectors, codes.binary_threshold) for vectors in (queries, documents))
-    queried, kept = bits
-    return packing.signs(queried), kept
+    query_vectors, stored_bits = bits
+    return packing.signs(query_vectors), stored_bits
 
 
 def widened(block: NDArray[np.generic]) -> Vectors:
@@ -168,8 +168,8 @@ def widened(block: NDArray[np.generic]) -> Vectors:
 
 def nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
     """Return the k rows with the largest inner product, best first. Equal scores are ordered by row number."""
-    found = [_nearest(queries[at : at + _QUERIES], documents, k) for at in range(0, len(queries), _QUERIES)]
-    return np.concatenate(found)
+    blocks = [_nearest(queries[at : at + _QUERIES], documents, k) for at in range(0, len(queries), _QUERIES)]
+    return np.concatenate(blocks)
 
 
 def _nearest(queries: Vectors, documents: NDArray[np.generic], k: int) -> Rows:
@@ -193,12 +193,12 @@ def rescore_candidates(encoded: EncodedDataset, codes: VectorCodes, candidates: 
     """Return the k best of each query's candidates, by their int8 codes."""
     queries, documents = stored(encoded, VectorCode.INT8, codes)
     step = max(1, _GATHERED_BYTES // (4 * encoded.dimension * candidates.shape[1]))
-    found = []
+    best_rows = []
     for at in range(0, len(queries), step):
         rows = candidates[at : at + step]
         scores = np.vecdot(widened(documents[rows]), queries[at : at + step, None, :])
-        found.append(ranking.hits(ranking.keys(scores, rows), min(k, rows.shape[1])).rows)
-    return np.concatenate(found)
+        best_rows.append(ranking.hits(ranking.keys(scores, rows), min(k, rows.shape[1])).rows)
+    return np.concatenate(best_rows)
 
 
 def hits(ranked: Rows, relevant: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
@@ -211,30 +211,30 @@ def _counts(data: RetrievalDataset) -> NDArray[np.int64]:
 
 
 def metrics(
-    shallow: NDArray[np.bool_], deep: NDArray[np.bool_], relevant: NDArray[np.int64]
+    top_hits: NDArray[np.bool_], deep_hits: NDArray[np.bool_], relevant: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each metric per question, (n,): map@100 from the (n, 100) `deep` hits, the others from `shallow`.
+    """Return each metric per question, (n,): map@100 from `deep_hits`, (n, 100), the others from `top_hits`.
 
     `relevant` has the number of relevant documents per question.
     """
     ranks = np.arange(1, DEPTH + 1)
-    found: dict[str, NDArray[np.float64]] = {}
-    counts = {k: shallow[:, :k].sum(axis=1) for k in KS}
-    found |= {f"accuracy@{k}": (count > 0).astype(float) for k, count in counts.items()}
-    found |= {f"precision@{k}": count / k for k, count in counts.items()}
-    found |= {f"recall@{k}": count / relevant for k, count in counts.items()}
-    top = shallow[:, : max(KS)]
+    values: dict[str, NDArray[np.float64]] = {}
+    counts = {k: top_hits[:, :k].sum(axis=1) for k in KS}
+    values |= {f"accuracy@{k}": (count > 0).astype(float) for k, count in counts.items()}
+    values |= {f"precision@{k}": count / k for k, count in counts.items()}
+    values |= {f"recall@{k}": count / relevant for k, count in counts.items()}
+    top = top_hits[:, : max(KS)]
     width = top.shape[1]
     # Discounted cumulative gain (Järvelin and Kekäläinen 2002).
     gains = 1 / np.log2(ranks + 1)
     ideal = np.cumsum(gains)[np.minimum(relevant, max(KS)) - 1]
-    found["ndcg@10"] = top @ gains[:width] / ideal
-    found["mrr@10"] = (top / ranks[:width]).max(axis=1)
-    width = deep.shape[1]
-    precision = np.cumsum(deep, axis=1) / ranks[:width]
-    found["map@100"] = (precision * deep).sum(axis=1) / np.minimum(relevant, DEPTH)
-    return found
+    values["ndcg@10"] = top @ gains[:width] / ideal
+    values["mrr@10"] = (top / ranks[:width]).max(axis=1)
+    width = deep_hits.shape[1]
+    precision = np.cumsum(deep_hits, axis=1) / ranks[:width]
+    values["map@100"] = (precision * deep_hits).sum(axis=1) / np.minimum(relevant, DEPTH)
+    return values
 
 
-def mean(found: dict[str, NDArray[np.float64]]) -> dict[str, float]:
-    return {name: round(float(values.mean()), 6) for name, values in found.items()}
+def mean(per_query: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    return {name: round(float(values.mean()), 6) for name, values in per_query.items()}

@@ -15,23 +15,27 @@ from embedship.encoder import Encoder
 from embedship.export.steps import StepTimer
 
 
-def of(variants: Sequence[Variant], name: str, encoders: Mapping[str, Encoder], steps: StepTimer) -> list[Variant]:
+def certify_variant(
+    variants: Sequence[Variant], name: str, encoders: Mapping[str, Encoder], steps: StepTimer
+) -> list[Variant]:
     """Certify the named variant and return all variants. Raises GateError if too many of its shapes are wrong."""
-    kept = _certified(variants, name, encoders[name], steps)
-    _require(kept, name, encoders[name])
-    return kept
+    certified = _certified(variants, name, encoders[name], steps)
+    _require(certified, name, encoders[name])
+    return certified
 
 
 def _certified(variants: Sequence[Variant], name: str, encoder: Encoder, steps: StepTimer) -> list[Variant]:
     if any(each.name == name and each.shapes for each in variants):
         return list(variants)
     with steps.step(f"shapes of {name}"):
-        found = shapes.certify(shapes.CertificateSubject.from_encoder(encoder))
-    steps.say(f"{name}: {shapes.remark(found)}")
-    return [msgspec.structs.replace(each, shapes=found) if each.name == name else each for each in variants]
+        certificate = shapes.certify(shapes.CertificateSubject.from_encoder(encoder))
+    steps.print_line(f"{name}: {shapes.describe_certificate(certificate)}")
+    return [msgspec.structs.replace(each, shapes=certificate) if each.name == name else each for each in variants]
 
 
 def _require(variants: Sequence[Variant], name: str, encoder: Encoder) -> None:
-    found = next(each.shapes for each in variants if each.name == name)
-    assert found is not None, "it was certified just now"
-    encoder.restrict(shapes.require(found, shapes.CertificateSubject.from_encoder(encoder).layout, name), found)
+    certificate = next(each.shapes for each in variants if each.name == name)
+    assert certificate is not None, "it was certified just now"
+    encoder.restrict(
+        shapes.require(certificate, shapes.CertificateSubject.from_encoder(encoder).layout, name), certificate
+    )

@@ -59,6 +59,6 @@ def rescoring(codes: VectorCodes, encoded: EncodedDataset) -> VectorCodes:
     )
 
 
-def _recall(found: Rows, exact: Rows) -> float:
-    right, wanted = overlap(found, exact)
+def _recall(rows: Rows, exact: Rows) -> float:
+    right, wanted = overlap(rows, exact)
     return float(right.sum() / wanted.sum())

@@ -23,7 +23,7 @@ from embedship.bundle import (
     VariantChoice,
 )
 from embedship.export.probe_texts import LONGEST
-from embedship.likeness import measure
+from embedship.likeness import measure_name
 
 _METRICS = {
     "recall@10": "rec@10",
@@ -34,7 +34,8 @@ _METRICS = {
 }
 
 
-_ALIKE = {Task.EMBED: ("cos min", "cos mean"), Task.RERANK: ("like min", "like mean")}  # likeness.py says what it is
+# likeness.py says what likeness is.
+_COSINES = {Task.EMBED: ("cos min", "cos mean"), Task.RERANK: ("like min", "like mean")}
 
 
 def table(bundle: Bundle) -> Table:
@@ -47,7 +48,7 @@ def table(bundle: Bundle) -> Table:
         padding=(0, 1, 0, 0),  # the table fits into 80 columns
         caption=f"* is what serve uses on: {chosen.machine.cpu}, {chosen.machine.cores:g} cores",
     )
-    for heading in ("", "variant", "runs as", "MB", "fused", *_ALIKE[bundle.task], "tokens/s", "ratio", "spread"):
+    for heading in ("", "variant", "runs as", "MB", "fused", *_COSINES[bundle.task], "tokens/s", "ratio", "spread"):
         shown.add_column(heading, justify="left" if heading in ("", "variant", "runs as") else "right", no_wrap=True)
     for v in bundle.manifest.variants:
         speed = chosen.tokens_per_second.get(v.name)  # missing if this machine cannot serve it
@@ -56,8 +57,8 @@ def table(bundle: Bundle) -> Table:
         mark = "*" if v.name == chosen.variant else ""
         size, fused = f"{v.size / 1e6:.1f}", str(sum(v.fused.values()))
         shown.add_row(mark, v.name, v.precision, size, fused, *cosines, *measured)
-    for one in bundle.manifest.failed:
-        shown.add_row("", one.name, "left out")
+    for failure in bundle.manifest.failed:
+        shown.add_row("", failure.name, "left out")
     return shown
 
 
@@ -68,7 +69,10 @@ def _spread(chosen: VariantChoice, name: str) -> str:
 
 def left_out(bundle: Bundle) -> list[str]:
     """Return one line per variant that failed, with the stage and the reason."""
-    return [f"{one.name} is left out, it failed ({one.stage}): {one.reason}" for one in bundle.manifest.failed]
+    return [
+        f"{failure.name} is left out, it failed ({failure.stage}): {failure.reason}"
+        for failure in bundle.manifest.failed
+    ]
 
 
 def _short(v: Variant) -> list[str]:
@@ -119,8 +123,12 @@ def notes(bundle: Bundle) -> list[str]:
     """Return notes on figures that the table does not show."""
     manifest = bundle.manifest
     pipeline, codes = manifest.pipeline, manifest.codes
-    lines = [_company(v, bundle.task) for v in manifest.variants]
-    lines += [f"{v.name}: {shapes.remark(v.shapes)}, {v.shapes.seconds:.1f} s" for v in manifest.variants if v.shapes]
+    lines = [_batch_dependence(v, bundle.task) for v in manifest.variants]
+    lines += [
+        f"{v.name}: {shapes.describe_certificate(v.shapes)}, {v.shapes.seconds:.1f} s"
+        for v in manifest.variants
+        if v.shapes
+    ]
     if bundle.task is Task.RERANK:
         lines += [f"{v.name}: {v.parity.overlap:.4f} of passages in the checkpoint's order" for v in manifest.variants]
     lines += [line for v in manifest.variants[1:] for line in _short(v)]
@@ -144,10 +152,11 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
         return [f"{v.name} is for {' or '.join(v.needs)}: its speed was not measured here, and it is not chosen"]
     speeds = variant_choice.VariantSpeeds.from_choice(chosen)
     ratio = variant_choice.gain(v, bundle.plain, chosen.objective, speeds)
-    did = f"fuses {sum(v.fused.values())} operators and" if v.fused else "fuses nothing and"
-    did = f"{did} gains" if v.quantisation is Quantisation.NONE and v.runtime is Runtime.ONNXRUNTIME else "gains"
+    effect = f"fuses {sum(v.fused.values())} operators and" if v.fused else "fuses nothing and"
+    effect = f"{effect} gains" if v.quantisation is Quantisation.NONE and v.runtime is Runtime.ONNXRUNTIME else "gains"
     reasons = {
-        f"{v.name} {did} nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio < variant_choice.GAIN,
+        f"{v.name} {effect} nothing in {chosen.objective} ({ratio:.2f}x {plain}): not chosen": ratio
+        < variant_choice.GAIN,
         f"{v.name} loses more recall@10 than --max-recall-drop: not chosen": not variant_choice.within_recall_budget(
             quality, v.name
         ),
@@ -156,10 +165,11 @@ def _passed_over(bundle: Bundle, v: Variant) -> list[str]:
     return [reason for reason, applies in reasons.items() if applies]
 
 
-def _company(v: Variant, task: Task) -> str:
+def _batch_dependence(v: Variant, task: Task) -> str:
     label = "depends on its batch" if v.quantisation is Quantisation.DYNAMIC else "does not depend on its batch"
-    what = "a text's vector" if task is Task.EMBED else "a pair's score"
-    return f"{v.name}: {what} {label}, worst {measure(task)} {v.invariance.worst:.6f} over {v.invariance.texts} texts"
+    output = "a text's vector" if task is Task.EMBED else "a pair's score"
+    report = v.invariance
+    return f"{v.name}: {output} {label}, worst {measure_name(task)} {report.worst:.6f} over {report.texts} texts"
 
 
 def quality_table(quality: RetrievalReport) -> Table:

@@ -49,12 +49,12 @@ def speed_against_cosine(manifest: BundleManifest) -> Plot:
 def speed_against_recall(manifest: BundleManifest, quality: RetrievalReport) -> Plot | None:
     """Plot recall@10 on the user's questions against speed. None if no timed variant has a measured recall."""
     plain = wording.plain_rows(quality)
-    found = [(v, speed, plain[v.name].metrics["recall@10"]) for v, speed in _timed(manifest) if v.name in plain]
-    if not found:
+    points = [(v, speed, plain[v.name].metrics["recall@10"]) for v, speed in _timed(manifest) if v.name in plain]
+    if not points:
         return None
     checkpoint = plain["checkpoint"].metrics["recall@10"] if "checkpoint" in plain else None
     x = _speed_axis([speed for _, speed in _timed(manifest)])
-    y = axis.even("recall@10", [recall for *_, recall in found] + ([] if checkpoint is None else [checkpoint]))
+    y = axis.even("recall@10", [recall for *_, recall in points] + ([] if checkpoint is None else [checkpoint]))
     dots = [
         PlotDot(
             place_x(x, speed),
@@ -62,10 +62,10 @@ def speed_against_recall(manifest: BundleManifest, quality: RetrievalReport) -> 
             _kind(manifest, variant),
             f"{variant.name}: {wording.count(speed)} tokens/s, recall@10 {recall:.4f}, {quality.queries:,} queries",
         )
-        for variant, speed, recall in found
+        for variant, speed, recall in points
     ]
     across = None if checkpoint is None else ReferenceLine(place_y(y, checkpoint), f"checkpoint {checkpoint:.4f}")
-    return scatter("Speed against recall", x, y, dots, [variant.name for variant, *_ in found], across)
+    return scatter("Speed against recall", x, y, dots, [variant.name for variant, *_ in points], across)
 
 
 def recall_against_bytes(quality: RetrievalReport, variant: str) -> Plot | None:
@@ -91,21 +91,20 @@ def recall_against_bytes(quality: RetrievalReport, variant: str) -> Plot | None:
     return scatter("Recall against bytes per vector", x, y, dots, names, lines=[PlotLine("front", sorted(line))])
 
 
-def histogram(variant: Variant, found: CosineHistogram, worst: float, floor: float | None) -> Plot:
+def histogram(variant: Variant, cosines: CosineHistogram, worst: float, floor: float | None) -> Plot:
     """Plot the distribution of cosines to the checkpoint.
 
     `worst` is the lowest cosine of all variants, so that the histograms of all variants have the same axis.
     """
     frame, x = SMALL_FRAME, cosine_axis("cosine to the checkpoint", worst)
-    tallest = max(found.counts)
+    tallest = max(cosines.counts)
     bars = []
-    for (left, right), count in zip(pairwise(found.edges), found.counts, strict=True):
+    for (left, right), count in zip(pairwise(cosines.edges), cosines.counts, strict=True):
         if count:
             start, end = (x.place(max(edge, x.ticks[0].value), frame.left, frame.right) for edge in (left, right))
             height = round((frame.bottom - frame.top) * count / tallest, 1)
-            hover = (
-                f"{variant.name}: {count} of {found.texts} texts from {wording.cosine(left)} to {wording.cosine(right)}"
-            )
+            limits = f"from {wording.cosine(left)} to {wording.cosine(right)}"
+            hover = f"{variant.name}: {count} of {cosines.texts} texts {limits}"
             bars.append(
                 PlotBar(start, round(frame.bottom - height, 1), max(round(end - start - 1, 1), 1), height, hover)
             )
@@ -128,11 +127,11 @@ def _upright(x: Axis, floor: float) -> ReferenceLine:
 
 def frontier(rows: Sequence[RetrievalResult]) -> list[RetrievalResult]:
     """Return the Pareto front of recall@10 and bytes, by rising bytes."""
-    found: list[RetrievalResult] = []
+    best: list[RetrievalResult] = []
     for row in sorted(rows, key=lambda row: (row.bytes_per_vector, -row.metrics["recall@10"])):
-        if not found or row.metrics["recall@10"] > found[-1].metrics["recall@10"]:
-            found.append(row)
-    return found
+        if not best or row.metrics["recall@10"] > best[-1].metrics["recall@10"]:
+            best.append(row)
+    return best
 
 
 def code_class(row: RetrievalResult) -> str:
@@ -142,8 +141,8 @@ def code_class(row: RetrievalResult) -> str:
 def _timed(manifest: BundleManifest) -> list[tuple[Variant, float]]:
     """Return measured variants, the chosen one first: its label is placed first and its point is drawn on top."""
     speeds, chosen = manifest.choice.tokens_per_second, manifest.choice.variant
-    found = [(v, speeds[v.name]) for v in manifest.variants if v.name in speeds]
-    return sorted(found, key=lambda pair: pair[0].name != chosen)
+    timed = [(v, speeds[v.name]) for v in manifest.variants if v.name in speeds]
+    return sorted(timed, key=lambda pair: pair[0].name != chosen)
 
 
 def _kind(manifest: BundleManifest, variant: Variant) -> str:

@@ -19,8 +19,8 @@ _WIDTH = MOST_NINES / BINS
 
 def nines(cosines: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return -log10(1 - cosine): 1 for 0.9, 2 for 0.99. Limited to 0 (cosine <= 0, or NaN) and MOST_NINES."""
-    lost = 1 - np.nan_to_num(np.asarray(cosines, dtype=np.float64), nan=0.0)
-    return np.asarray(-np.log10(np.clip(lost, 10.0**-MOST_NINES, 1.0)) + 0.0)
+    distance = 1 - np.nan_to_num(np.asarray(cosines, dtype=np.float64), nan=0.0)
+    return np.asarray(-np.log10(np.clip(distance, 10.0**-MOST_NINES, 1.0)) + 0.0)
 
 
 class CosineHistogram(ManifestRecord, frozen=True):
@@ -30,7 +30,7 @@ class CosineHistogram(ManifestRecord, frozen=True):
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, cosines: npt.ArrayLike) -> CosineHistogram:
+    def from_cosines(cls, cosines: npt.ArrayLike) -> CosineHistogram:
         """Count the (n,) cosines of a variant."""
         places = np.minimum(np.floor(nines(cosines) / _WIDTH + 1e-9).astype(int), BINS - 1)
         edges = 1 - 10.0 ** -(np.arange(BINS + 1) * _WIDTH)

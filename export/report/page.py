@@ -27,7 +27,7 @@ def write(folder: Path, manifest: BundleManifest, cosines: Mapping[str, npt.Arra
 
     `cosines` has, by variant, the (n,) cosines of all probe texts to the checkpoint.
     """
-    histograms = {name: CosineHistogram.of(values) for name, values in cosines.items()}
+    histograms = {name: CosineHistogram.from_cosines(values) for name, values in cosines.items()}
     (folder / REPORT_HTML).write_text(html(manifest, histograms), encoding="utf-8")
     (folder / REPORT_JSON).write_bytes(as_json(manifest, histograms))
 
@@ -62,10 +62,10 @@ def html(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) ->
 def _spreads(manifest: BundleManifest, histograms: Mapping[str, CosineHistogram]) -> list[tuple[Variant, Plot]]:
     """Return one histogram per variant, all on the axis that the worst cosine needs."""
     worst = min(v.parity.minimum for v in manifest.variants)
-    found = []
+    spreads = []
     for variant in manifest.variants:
         if variant.name in histograms:
             floors = manifest.floors.get(variant.precision)
             floor = floors.minimum if floors else None
-            found.append((variant, figures.histogram(variant, histograms[variant.name], worst, floor)))
-    return found
+            spreads.append((variant, figures.histogram(variant, histograms[variant.name], worst, floor)))
+    return spreads

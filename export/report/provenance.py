@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 _LEFT_OUT = {"force", "sign", "seed"}
 
 
-def of(source: SentenceTransformersFolder, wishes: ExportOptions) -> Provenance:
+def describe_export(source: SentenceTransformersFolder, options: ExportOptions) -> Provenance:
     """Hash the files of the checkpoint, and record every option. A file in an option is recorded by name and sha256."""
-    options: dict[str, str] = {}
-    for field in fields(wishes):
-        value = getattr(wishes, field.name)
+    recorded: dict[str, str] = {}
+    for field in fields(options):
+        value = getattr(options, field.name)
         if field.name not in _LEFT_OUT and value is not None and value is not False and value != ():
             is_folder = field.name == "base" and Path(value).is_dir()  # an adapter's base; otherwise a hub id
-            options[field.name] = _text(Path(value) if is_folder else value)
-    return Provenance(files=_files(source), options=options, seed=wishes.seed)
+            recorded[field.name] = _text(Path(value) if is_folder else value)
+    return Provenance(files=_files(source), options=recorded, seed=options.seed)
 
 
 def _files(source: SentenceTransformersFolder) -> dict[str, str]:

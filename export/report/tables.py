@@ -82,11 +82,11 @@ def invariance(manifest: BundleManifest) -> ChartTable:
     """Return the figures of the batch-invariance certificate."""
 
     def row(v: Variant) -> TableRow:
-        found = v.invariance
-        figures = (found.shuffled, found.over_padded, found.other_side, found.worst)
-        cells = [cosine(figure) if found.texts and figure is not None else UNMEASURED for figure in figures]
+        report = v.invariance
+        figures = (report.shuffled, report.over_padded, report.other_side, report.worst)
+        cells = [cosine(figure) if report.texts and figure is not None else UNMEASURED for figure in figures]
         scale = "from its batch" if v.quantisation is Quantisation.DYNAMIC else "fixed"
-        return TableRow((v.name, f"{found.texts:,}", *cells, scale), v.name == manifest.choice.variant)
+        return TableRow((v.name, f"{report.texts:,}", *cells, scale), v.name == manifest.choice.variant)
 
     headings = ("texts", "shuffled", "over-padded", "other side", "worst")
     columns = (text("variant"), *map(TableColumn, headings), text("scale"))
@@ -100,9 +100,16 @@ def invariance(manifest: BundleManifest) -> ChartTable:
 def shape_certificates(manifest: BundleManifest) -> ChartTable | None:
     """Return the certificates of batch shapes, or None if no variant has one."""
 
-    def row(v: Variant, found: ShapeCertificate) -> TableRow:
-        figures = (f"{found.checked:,}", f"{len(found.wrong):,}", cosine(found.worst), f"{found.seconds:.1f} s")
-        return TableRow((v.name, found.runtime, *figures, str(found.streams)), v.name == manifest.choice.variant)
+    def row(v: Variant, certificate: ShapeCertificate) -> TableRow:
+        figures = (
+            f"{certificate.checked:,}",
+            f"{len(certificate.wrong):,}",
+            cosine(certificate.worst),
+            f"{certificate.seconds:.1f} s",
+        )
+        return TableRow(
+            (v.name, certificate.runtime, *figures, str(certificate.streams)), v.name == manifest.choice.variant
+        )
 
     rows = [row(v, v.shapes) for v in manifest.variants if v.shapes]
     headings = ("shapes", "wrong", "worst cosine", "took", "streams")
@@ -185,30 +192,30 @@ def model(manifest: BundleManifest) -> ChartTable:
 def _rescoring(codes: VectorCodes) -> str:
     if codes.rescored_recall is None:
         return UNMEASURED
-    found = f"{codes.rescored_recall:.4f} of the 10 exact nearest among {codes.documents:,} texts"
-    return f"{codes.rescore} candidates for each hit find {found}"
+    recall = f"{codes.rescored_recall:.4f} of the 10 exact nearest among {codes.documents:,} texts"
+    return f"{codes.rescore} candidates for each hit find {recall}"
 
 
 def machine(manifest: BundleManifest) -> ChartTable:
-    found = manifest.choice.machine
+    host = manifest.choice.machine
     pairs = (
-        ("processor", found.cpu),
-        ("cores", f"{found.cores:g}"),
-        ("instructions", ", ".join(found.isa) or "none known"),
+        ("processor", host.cpu),
+        ("cores", f"{host.cores:g}"),
+        ("instructions", ", ".join(host.isa) or "none known"),
         *sorted(manifest.source.versions.items()),
     )
     return facts(pairs, "what", "value")
 
 
 def provenance(manifest: BundleManifest) -> ChartTable:
-    found = manifest.provenance
+    record = manifest.provenance
     pairs = [
         ("fingerprint", manifest.fingerprint),
         ("weights sha256", manifest.source.weights_sha256),
         ("tokenizer sha256", manifest.tokenizer_sha256),
         ("created", manifest.created),
-        ("seed", str(found.seed)),
-        *(found.options.items() or [("options", "not recorded")]),
-        *((f"checkpoint/{name}", digest) for name, digest in found.files.items()),
+        ("seed", str(record.seed)),
+        *(record.options.items() or [("options", "not recorded")]),
+        *((f"checkpoint/{name}", digest) for name, digest in record.files.items()),
     ]
     return facts(pairs, "what", "value")

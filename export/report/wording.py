@@ -75,8 +75,14 @@ def plain_rows(quality: RetrievalReport) -> dict[str, RetrievalResult]:
 def verdict(manifest: BundleManifest) -> list[str]:
     """Return sentences that say what was exported, which variant `serve` uses and why, and what that costs."""
     variant = chosen(manifest)
-    sentences = [_made(manifest), _taken(manifest, variant), _cosine_cost(variant), recall(manifest), _company(variant)]
-    return sentences + [_left_out(one) for one in manifest.failed]
+    sentences = [
+        _export_sentence(manifest),
+        _choice_sentence(manifest, variant),
+        _cosine_sentence(variant),
+        recall(manifest),
+        _batch_sentence(variant),
+    ]
+    return sentences + [_left_out_sentence(failure) for failure in manifest.failed]
 
 
 def summary_tiles(manifest: BundleManifest) -> list[SummaryTile]:
@@ -105,37 +111,41 @@ def recall(manifest: BundleManifest) -> str:
     if quality is None:
         return "Retrieval quality was not measured, because no questions were given (--eval DIR)."
     rows = plain_rows(quality)
-    where = f"On {quality.dataset} ({quality.queries:,} queries, {quality.documents:,} documents, exact search)"
+    setting = f"On {quality.dataset} ({quality.queries:,} queries, {quality.documents:,} documents, exact search)"
     if name not in rows or "checkpoint" not in rows:
-        return f"{where} {name} was not compared with the checkpoint."
-    mine, theirs = (rows[who].metrics["recall@10"] for who in (name, "checkpoint"))
-    kept = f"{mine / theirs:.1%} of " if theirs else "compared with "
-    return f"{where} recall@10 is {mine:.4f}, {kept}the checkpoint's {theirs:.4f}."
+        return f"{setting} {name} was not compared with the checkpoint."
+    variant_recall, checkpoint_recall = (rows[row].metrics["recall@10"] for row in (name, "checkpoint"))
+    share = f"{variant_recall / checkpoint_recall:.1%} of " if checkpoint_recall else "compared with "
+    return f"{setting} recall@10 is {variant_recall:.4f}, {share}the checkpoint's {checkpoint_recall:.4f}."
 
 
-def _made(manifest: BundleManifest) -> str:
+def _export_sentence(manifest: BundleManifest) -> str:
     variants = manifest.variants
     if len(variants) == 1:
         return f"{manifest.source.name} was exported as {variants[0].name}, which passed its gate."
     return f"{manifest.source.name} was exported in {len(variants)} variants, and each passed its gate."
 
 
-def _left_out(one: LeftOut) -> str:
-    return f"{one.name} was left out of the bundle, because it failed ({one.stage}): {one.reason}."
+def _left_out_sentence(failure: LeftOut) -> str:
+    return f"{failure.name} was left out of the bundle, because it failed ({failure.stage}): {failure.reason}."
 
 
-def _taken(manifest: BundleManifest, variant: Variant) -> str:
+def _choice_sentence(manifest: BundleManifest, variant: Variant) -> str:
     """Return the reason for the choice, derived from the figures. A recall budget may exclude a faster variant."""
     ranked, objective = _ranked(manifest), manifest.choice.objective
     if len(manifest.variants) == 1:
-        why = "the only one"
-    elif alike := manifest.choice.alike:
-        why = f"the most exact of those that the measurement does not tell apart ({', '.join(alike)})"
+        reason = "the only one"
+    elif ties := manifest.choice.alike:
+        reason = f"the most exact of those that the measurement does not tell apart ({', '.join(ties)})"
     elif ranked and min(ranked, key=lambda name: ranked[name]) == variant.name:
-        why = f"{_BEST[objective]} of the {len(ranked)} on this machine"
+        reason = f"{_BEST[objective]} of the {len(ranked)} on this machine"
     else:
-        why = f"chosen for {objective}, because better variants gained under 3%, depend on their batch, or lost recall"
-    return f"Serve uses {variant.name} ({runtime(variant)}, {variant.precision}): {why}, {_reached(manifest, variant)}."
+        reason = (
+            f"chosen for {objective}, because better variants gained under 3%, depend on their batch, or lost recall"
+        )
+    return (
+        f"Serve uses {variant.name} ({runtime(variant)}, {variant.precision}): {reason}, {_reached(manifest, variant)}."
+    )
 
 
 def _ranked(manifest: BundleManifest) -> dict[str, float]:
@@ -168,20 +178,20 @@ def _ratio(manifest: BundleManifest, variant: Variant) -> str:
     return f"{speeds[variant.name] / speeds[PLAIN]:.2f} times plain ONNX"
 
 
-def _cosine_cost(variant: Variant) -> str:
+def _cosine_sentence(variant: Variant) -> str:
     parity = variant.parity
     figures = f"mean {cosine(parity.mean)}, worst {cosine(parity.minimum)}, over {parity.texts} texts"
-    lost = 1 - parity.mean
-    loss = "less than 0.000005" if lost < 5e-6 else f"{lost:.2g}"
+    loss = 1 - parity.mean
+    loss = "less than 0.000005" if loss < 5e-6 else f"{loss:.2g}"
     return f"Compared with the checkpoint's own vectors, its vectors lose {loss} of cosine: {figures}."
 
 
-def _company(variant: Variant) -> str:
-    found = variant.invariance
-    if not found.texts:
+def _batch_sentence(variant: Variant) -> str:
+    invariance = variant.invariance
+    if not invariance.texts:
         return "Whether a text's vector depends on the texts it is batched with was not measured."
-    figures = f"worst cosine {cosine(found.worst)}, {found.texts} texts alone and in batches"
-    if variant.quantisation is Quantisation.DYNAMIC or not found.worst >= ALONE_FLOOR:
+    figures = f"worst cosine {cosine(invariance.worst)}, {invariance.texts} texts alone and in batches"
+    if variant.quantisation is Quantisation.DYNAMIC or not invariance.worst >= ALONE_FLOOR:
         return f"A text's vector depends on the texts it is batched with: {figures}."
     return f"A text's vector does not depend on the texts it is batched with: {figures}."
 
@@ -192,6 +202,8 @@ def _recall_tile(manifest: BundleManifest, variant: Variant) -> SummaryTile:
     rows = plain_rows(quality) if quality else {}
     if quality is None or variant.name not in rows or "checkpoint" not in rows:
         return SummaryTile(title, UNMEASURED, "needs --eval DIR")
-    mine, theirs = (rows[who].metrics["recall@10"] for who in (variant.name, "checkpoint"))
-    kept = f"{mine / theirs:.1%}" if theirs else UNMEASURED
-    return SummaryTile(title, kept, f"{mine:.4f} of {theirs:.4f}, n = {quality.queries:,} queries")
+    variant_recall, checkpoint_recall = (rows[row].metrics["recall@10"] for row in (variant.name, "checkpoint"))
+    share = f"{variant_recall / checkpoint_recall:.1%}" if checkpoint_recall else UNMEASURED
+    return SummaryTile(
+        title, share, f"{variant_recall:.4f} of {checkpoint_recall:.4f}, n = {quality.queries:,} queries"
+    )

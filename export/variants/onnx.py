@@ -47,7 +47,7 @@ _BLOCK = 32
 def basic(source: Path, target: Path, config: Any) -> dict[str, int]:
     """Write O1: constants folded and dead nodes removed by the session, which does this to every graph it loads."""
     with silence():
-        model = optimizer.optimize_model(str(source), _known(config), opt_level=1, only_onnxruntime=True).model
+        model = optimizer.optimize_model(str(source), _model_type(config), opt_level=1, only_onnxruntime=True).model
     torch_graph.save(model, target)
     return {}
 
@@ -87,7 +87,7 @@ def quantise(source: Path, target: Path, config: Any, feeds: Sequence[Feed], isa
         torch_graph.save(model, prepared)
         smoothquant.smooth(model, smoothquant.activation_maxima(prepared, feeds))
     names = _declare(model)
-    with _files(model) as (prepared, quantised), silence():
+    with _quantiser_files(model) as (prepared, quantised), silence():
         quantize_static(
             prepared,
             quantised,
@@ -112,7 +112,7 @@ def quantise_dynamically(source: Path, target: Path, config: Any, isa: HardwareT
     fused = _fuse(source, config, multi_head=True)
     _require_products(fused.model)
     names = _declare(fused.model)
-    with _files(fused.model) as (prepared, quantised), silence():
+    with _quantiser_files(fused.model) as (prepared, quantised), silence():
         quantize_dynamic(
             prepared,
             quantised,
@@ -161,26 +161,26 @@ def _weights(isa: HardwareTarget) -> dict[str, Any]:
 
 
 @contextmanager
-def _files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
+def _quantiser_files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
     """Write the model to a file and yield it with a path for the result, because the quantisers take paths."""
     with tempfile.TemporaryDirectory() as folder:
         torch_graph.save(model, Path(folder, "prepared.onnx"))
         yield Path(folder, "prepared.onnx"), Path(folder, "quantised.onnx")
 
 
-def _known(config: Any) -> str:
+def _model_type(config: Any) -> str:
     known = config.model_type in optimizer.MODEL_TYPES and config.model_type not in _DYNAMO_ONLY
     return config.model_type if known else "bert"
 
 
 def _fuse(source: Path, config: Any, multi_head: bool = False, gelu_approximation: bool = True) -> OnnxModel:
-    options = FusionOptions(_known(config))
+    options = FusionOptions(_model_type(config))
     options.enable_gelu_approximation = gelu_approximation
     options.use_multi_head_attention = multi_head
     with silence():
         fused = optimizer.optimize_model(
             str(source),
-            _known(config),
+            _model_type(config),
             num_heads=getattr(config, "num_attention_heads", 0),
             hidden_size=getattr(config, "hidden_size", 0),
             optimization_options=options,
@@ -201,8 +201,8 @@ def _declare(model: onnx.ModelProto) -> list[str]:
     """Declare the type of the activation of each product with a weight matrix, and return the names of the products.
 
     The outputs of fused operators have no declared type. Without one, the quantiser leaves these activations in float32
-    and gives no warning, and ONNX Runtime runs MatMulNBits, which is slower than float32. The mark suppresses the
-    quantiser's advice to preprocess the model.
+    and gives no warning, and ONNX Runtime runs MatMulNBits, which is slower than float32. The model property suppresses
+    the quantiser's advice to preprocess the model.
     """
     weighted = smoothquant.products(model)
     declared = {value.name for value in model.graph.value_info}

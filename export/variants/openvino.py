@@ -96,8 +96,8 @@ def _margin(floors: ParityFloors) -> Callable[[Any, Iterable[_Pair]], tuple[floa
     def measure(model: Any, pairs: Iterable[_Pair]) -> tuple[float, list[float]]:
         cosines = [float(cosine(_vectors(model, feed), vector)[0]) for feed, vector in pairs]
         worst, mean = min(cosines), sum(cosines) / len(cosines)
-        left = [(worst - floors.minimum) / (1 - floors.minimum), (mean - floors.mean) / (1 - floors.mean)]
-        return min(left), cosines
+        margins = [(worst - floors.minimum) / (1 - floors.minimum), (mean - floors.mean) / (1 - floors.mean)]
+        return min(margins), cosines
 
     return measure
 

@@ -58,11 +58,11 @@ def write(checkpoint: EmbedderCheckpoint, path: Path) -> None:
             "Optimum cannot leave prompts out of the pooling (include_prompt=False): leave --converter out"
         )
     body = _transformer(checkpoint)
-    given = tuple(value.name for value in body.graph.input)
-    if set(given) != set(checkpoint.pipeline.inputs):
+    input_names = tuple(value.name for value in body.graph.input)
+    if set(input_names) != set(checkpoint.pipeline.inputs):
         raise UsageError(
-            f"Optimum exports {checkpoint.pipeline.architecture} with the inputs {', '.join(given)}, and its tokenizer "
-            f"gives {', '.join(checkpoint.pipeline.inputs)}: leave --converter out"
+            f"Optimum exports {checkpoint.pipeline.architecture} with the inputs {', '.join(input_names)}, and its "
+            f"tokenizer gives {', '.join(checkpoint.pipeline.inputs)}: leave --converter out"
         )
     torch_graph.save(_joined(body, _tail(checkpoint)), path)
 

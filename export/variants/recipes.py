@@ -58,7 +58,7 @@ class BuildContext:
     converter: GraphConverter = GraphConverter.EMBEDSHIP
 
 
-def recipes(isa: HardwareTarget) -> dict[str, VariantRecipe]:
+def all_recipes(isa: HardwareTarget) -> dict[str, VariantRecipe]:
     """Return all variants by name, in build order. `isa` is the instruction set that int8 files are made for.
 
     File names follow sentence-transformers and Optimum where they have one.
@@ -82,14 +82,14 @@ def recipes(isa: HardwareTarget) -> dict[str, VariantRecipe]:
     }
 
 
-def offered(target: HardwareTarget, isa: HardwareTarget) -> dict[str, VariantRecipe]:
+def available_recipes(target: HardwareTarget, isa: HardwareTarget) -> dict[str, VariantRecipe]:
     """Return the variants available for a target. float16 is for GPUs only; a CPU runs it through casts."""
-    return {name: recipe for name, recipe in recipes(isa).items() if name != GPU or target is HardwareTarget.CUDA}
+    return {name: recipe for name, recipe in all_recipes(isa).items() if name != GPU or target is HardwareTarget.CUDA}
 
 
 def require_known(names: Sequence[str], target: HardwareTarget, isa: HardwareTarget) -> None:
     """Raise UsageError for an unknown variant name. Called before anything slow begins."""
-    known = offered(target, isa)
+    known = available_recipes(target, isa)
     for name in names:
         if name == GPU and GPU not in known:
             raise UsageError(f"{GPU} is float16 for GPUs: add --target {HardwareTarget.CUDA}")
@@ -97,18 +97,20 @@ def require_known(names: Sequence[str], target: HardwareTarget, isa: HardwareTar
             raise UsageError(f"there is no variant {name!r}: use one of {', '.join(known)}, {ALL}")
 
 
-def wanted(names: Sequence[str], target: HardwareTarget, isa: HardwareTarget, config: Any) -> dict[str, VariantRecipe]:
+def select_recipes(
+    names: Sequence[str], target: HardwareTarget, isa: HardwareTarget, config: Any
+) -> dict[str, VariantRecipe]:
     """Return the named recipes and `onnx`, from which the others are built. `config` is the transformer's config.
 
     Without names, return the defaults of the architecture. Raises UsageError for an unknown name.
     """
     require_known(names, target, isa)
-    known = offered(target, isa)
-    chosen = {PLAIN, *(names or _usual(target, config)), *(known if ALL in names else ())}
+    known = available_recipes(target, isa)
+    chosen = {PLAIN, *(names or _default_names(target, config)), *(known if ALL in names else ())}
     return {name: recipe for name, recipe in known.items() if name in chosen}
 
 
-def _usual(target: HardwareTarget, config: Any) -> tuple[str, ...]:
+def _default_names(target: HardwareTarget, config: Any) -> tuple[str, ...]:
     if target is HardwareTarget.CUDA:
         return CUDA
     if config.model_type == static_embedding.MODEL_TYPE:
@@ -124,23 +126,23 @@ def _is_decoder(config: Any) -> bool:
     return config.model_type in CAUSAL and config.model_type not in MASKED
 
 
-def make(name: str, recipe: VariantRecipe, bench: BuildContext) -> BuiltVariant:
-    """Write one variant into the folder of `bench`. All except `onnx` are built from `onnx`."""
-    target = bench.folder / recipe.path
+def build_variant(name: str, recipe: VariantRecipe, context: BuildContext) -> BuiltVariant:
+    """Write one variant into the folder of `context`. All except `onnx` are built from `onnx`."""
+    target = context.folder / recipe.path
     target.parent.mkdir(parents=True, exist_ok=True)
     if name == PLAIN:
-        bench.converter.write(bench.checkpoint, target)
+        context.converter.write(context.checkpoint, target)
         return BuiltVariant(name, recipe, {})
-    source = bench.folder / onnx.FP32
+    source = context.folder / onnx.FP32
     match recipe.runtime:
         case Runtime.ONNXRUNTIME:
-            return BuiltVariant(name, recipe, _make_onnx(name, source, target, bench))
+            return BuiltVariant(name, recipe, _make_onnx(name, source, target, context))
         case Runtime.OPENVINO:
-            return BuiltVariant(name, recipe, _make_openvino(name, source, target, bench))
+            return BuiltVariant(name, recipe, _make_openvino(name, source, target, context))
 
 
-def _make_onnx(name: str, source: Path, target: Path, bench: BuildContext) -> dict[str, int]:
-    config = bench.checkpoint.transformer.config
+def _make_onnx(name: str, source: Path, target: Path, context: BuildContext) -> dict[str, int]:
+    config = context.checkpoint.transformer.config
     match name:
         case "onnx-O1":
             return onnx.basic(source, target, config)
@@ -149,14 +151,14 @@ def _make_onnx(name: str, source: Path, target: Path, bench: BuildContext) -> di
         case "onnx-O4":
             return onnx.convert_to_float16(source, target, config)
         case "onnx-int8-weight":
-            return onnx.quantise_weights(source, target, config, bench.isa)
+            return onnx.quantise_weights(source, target, config, context.isa)
         case "onnx-int8-dynamic":
-            return onnx.quantise_dynamically(source, target, config, bench.isa)
+            return onnx.quantise_dynamically(source, target, config, context.isa)
         case _:
-            return onnx.quantise(source, target, config, bench.feeds, bench.isa)
+            return onnx.quantise(source, target, config, context.feeds, context.isa)
 
 
-def _make_openvino(name: str, source: Path, target: Path, bench: BuildContext) -> dict[str, int]:
+def _make_openvino(name: str, source: Path, target: Path, context: BuildContext) -> dict[str, int]:
     from embedship.export.variants import openvino
 
     match name:
@@ -164,21 +166,21 @@ def _make_openvino(name: str, source: Path, target: Path, bench: BuildContext) -
             openvino.convert(source, target)
             return {}
         case "openvino-int8-accuracy":
-            return openvino.quantise_accurately(source, target, bench.feeds, bench.isa, bench.floors)
+            return openvino.quantise_accurately(source, target, context.feeds, context.isa, context.floors)
         case "openvino-int8-weight":
             return openvino.quantise_weights(source, target)
         case _:
-            return openvino.quantise(source, target, bench.feeds, bench.isa)
+            return openvino.quantise(source, target, context.feeds, context.isa)
 
 
-def calibration(tokenizer: Tokenizer, checkpoint: SourceModel, texts: Sequence[Text]) -> list[onnx.Feed]:
+def calibration_feeds(tokenizer: Tokenizer, checkpoint: SourceModel, texts: Sequence[Text]) -> list[onnx.Feed]:
     """Return one feed per text at its true length, because padding would distort the calibration.
 
     Adversarial texts come first. Without them int8 never sees extreme values: on MiniLM the cosine of "..." falls to
     0.88 with NNCF (0.98 with them), and that of one word repeated 254 times to 0.965 with ONNX Runtime (0.997).
     """
     pipeline = checkpoint.pipeline
-    tokens = tokenizer([*probe_pairs.hostile(tokenizer, pipeline), *texts])
+    tokens = tokenizer([*probe_pairs.adversarial_pairs(tokenizer, pipeline), *texts])
     rows = [row for row in map(tokens.row, range(len(tokens))) if 0 < row.lengths[0] <= probe_texts.LONGEST]
-    batches = [pad(row.ids, pipeline.pad_id).turned(row.turns) for row in rows]
+    batches = [pad(row.ids, pipeline.pad_id).with_turns(row.turns) for row in rows]
     return [feed(batch, pipeline.inputs) for batch in batches]  # type: ignore[misc]

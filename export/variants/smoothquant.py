@@ -38,11 +38,11 @@ def products(model: onnx.ModelProto) -> dict[str, list[Any]]:
     A product of two constants (DeBERTa's relative positions) does not depend on the text and is left out.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
-    found: dict[str, list[Any]] = {}
+    nodes: dict[str, list[Any]] = {}
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in constants and node.input[0] not in constants:
-            found.setdefault(node.input[0], []).append(node)
-    return found
+            nodes.setdefault(node.input[0], []).append(node)
+    return nodes
 
 
 def activation_maxima(path: Path, feeds: Iterable[Mapping[str, object]]) -> dict[str, Row]:
@@ -58,12 +58,12 @@ def activation_maxima(path: Path, feeds: Iterable[Mapping[str, object]]) -> dict
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(str(watched), options, providers=["CPUExecutionProvider"])
-    found: dict[str, Row] = {}
+    maxima: dict[str, Row] = {}
     for feed in feeds:
         for name, values in zip(names, session.run(names, feed), strict=True):
             peak = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
-            found[name] = np.maximum(found[name], peak) if name in found else peak
-    return found
+            maxima[name] = np.maximum(maxima[name], peak) if name in maxima else peak
+    return maxima
 
 
 def smooth(model: onnx.ModelProto, peaks: Mapping[str, Row], strength: float = STRENGTH) -> None:

@@ -39,15 +39,15 @@ def cpu(target: HardwareTarget, machine: MachineInfo) -> HardwareTarget:
     Raises UsageError if `machine` would compute different vectors than the target CPUs, because the files could not be
     verified here.
     """
-    here = _of(machine)
-    wanted = here if target in (HardwareTarget.AUTO, HardwareTarget.CUDA) else target
-    if not machine.meets(wanted.needs):
+    isa = _of(machine)
+    chosen = isa if target in (HardwareTarget.AUTO, HardwareTarget.CUDA) else target
+    if not machine.meets(chosen.needs):
         raise UsageError(
-            f"{machine.cpu} cannot verify int8 for {wanted}: its 8-bit products overflow where those of {wanted} do "
-            f"not, so measurements on this machine would not be valid for {wanted}. Use --target {here}, which is "
+            f"{machine.cpu} cannot verify int8 for {chosen}: its 8-bit products overflow where those of {chosen} do "
+            f"not, so measurements on this machine would not be valid for {chosen}. Use --target {isa}, which is "
             f"correct on both, or export on a machine with one of {', '.join(EXACT)}"
         )
-    return wanted
+    return chosen
 
 
 def _of(machine: MachineInfo) -> HardwareTarget:

@@ -23,8 +23,10 @@ from embedship.export.silence import ignoring, silence
 # The newest opset that OpenVINO 2026.4 and ONNX Runtime 1.22 both read and ONNX Runtime's fusions support.
 OPSET = 17
 OUTPUTS = ("last_hidden_state", "sentence_embedding")
-# Warnings of torch.onnx about dynamo=False, and about the (never negative) indices in transformers' masks.
+# Warnings of torch.onnx about dynamo=False, and about the (never negative) indices in transformers' masks; and of
+# torch.tensor about a size, which is a tensor while DeBERTa is traced.
 _LEGACY = (
+    (UserWarning, r"To copy construct from a tensor"),
     (UserWarning, r"Exporting aten::index operator of advanced indexing"),
     (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
     (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),

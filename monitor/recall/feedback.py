@@ -46,7 +46,7 @@ class _KeptPair(NamedTuple):
 
     rows: Rows
     texts: tuple[str, ...] | None
-    judged: set[int]
+    judged_results: set[int]
 
 
 class AnswerCache:
@@ -73,7 +73,7 @@ class AnswerCache:
         """Store an answer and drop the oldest. A repeated request with the same answer changes nothing."""
         if stored := self._answers.get(request_id):
             if not np.array_equal(stored.rows, rows):
-                stored.judged.update(range(len(stored.rows)))
+                stored.judged_results.update(range(len(stored.rows)))
             return
         if len(rows) > self._capacity:
             return
@@ -87,9 +87,9 @@ class AnswerCache:
     def claim(self, request_id: str, result: int) -> KeptAnswer | None:
         """Return one result of a request, once. None if it is not stored or was claimed before."""
         stored = self._answers.get(request_id)
-        if stored is None or not 0 <= result < len(stored.rows) or result in stored.judged:
+        if stored is None or not 0 <= result < len(stored.rows) or result in stored.judged_results:
             return None
-        stored.judged.add(result)
+        stored.judged_results.add(result)
         return KeptAnswer(stored.rows[result].tolist(), None if stored.texts is None else stored.texts[result])
 
 
@@ -114,11 +114,11 @@ class FeedbackRecall:
         answered: index rows of the answer, best first. relevant: id and row of the correct documents, not empty. The
         text and the ids are kept only if pairs are kept.
         """
-        judged = score(answered, relevant.values())
-        self.recall.update(judged.found, judged.expected, self._clock())
+        result = score(answered, relevant.values())
+        self.recall.update(result.found, result.expected, self._clock())
         if text is not None:
-            self.pairs.append(JudgedQuery(text[:CHARACTERS], tuple(relevant), judged.found / judged.expected))
-        return judged
+            self.pairs.append(JudgedQuery(text[:CHARACTERS], tuple(relevant), result.found / result.expected))
+        return result
 
     def report(self) -> FeedbackReport:
         """Return recall by feedback; `unknown` without a judgement for a day."""

@@ -46,13 +46,13 @@ def recall_history(recalls: Floats, times: Times, baseline: float | None = None)
     Without a baseline the first five windows are taken as normal, and the cusum uses the lower end of their interval,
     as in the server. None unless two windows are left after those for the baseline.
     """
-    judged = ~np.isnan(recalls)
-    recalls, times = recalls[judged], times[judged]
+    is_judged = ~np.isnan(recalls)
+    recalls, times = recalls[is_judged], times[is_judged]
     learned = 0 if baseline is not None else FIRST * WINDOW
     if len(recalls) < queries_needed(baseline):
         return None
-    stretches = tuple(
-        _stretch(recalls[end - WINDOW : end], float(times[end - 1])) for end in range(WINDOW, len(recalls) + 1, WINDOW)
+    windows = tuple(
+        _window(recalls[end - WINDOW : end], float(times[end - 1])) for end in range(WINDOW, len(recalls) + 1, WINDOW)
     )
     normal = baseline
     if baseline is None:
@@ -60,13 +60,13 @@ def recall_history(recalls: Floats, times: Times, baseline: float | None = None)
         normal = max(recall_interval(recalls[:learned], K).lower, LEAST_BASELINE)
     return RecallHistory(
         baseline=baseline,
-        stretches=stretches,
+        stretches=windows,
         alarms=_alarms(recalls[learned:], times[learned:], normal or baseline),
-        ninety_percent=_below(stretches, FALL * baseline, learned // WINDOW),
+        ninety_percent=_below(windows, FALL * baseline, learned // WINDOW),
     )
 
 
-def _stretch(recalls: Floats, at: float) -> RecallWindow:
+def _window(recalls: Floats, at: float) -> RecallWindow:
     interval = recall_interval(recalls, K)
     return RecallWindow(at, float(recalls.mean()), interval.lower, interval.upper)
 
@@ -82,11 +82,11 @@ def _alarms(recalls: Floats, times: Times, normal: float) -> tuple[float, ...]:
     return tuple(alarms)
 
 
-def _below(stretches: tuple[RecallWindow, ...], limit: float, learned: int) -> tuple[float, ...]:
+def _below(windows: tuple[RecallWindow, ...], limit: float, learned: int) -> tuple[float, ...]:
     """Return the times at which the mean of five windows falls below the limit: the first time of each run."""
-    means = np.array([each.mean for each in stretches])
+    means = np.array([each.mean for each in windows])
     ends = range(max(FIRST, learned + 1), len(means) + 1)
     low = [means[end - FIRST : end].mean() < limit for end in ends]
     return tuple(
-        stretches[end - 1].at for end, now, before in zip(ends, low, [False, *low], strict=False) if now and not before
+        windows[end - 1].at for end, now, before in zip(ends, low, [False, *low], strict=False) if now and not before
     )

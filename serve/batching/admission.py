@@ -29,9 +29,9 @@ class QueuePermit:
     Only AdmissionController creates permits.
     """
 
-    def __init__(self, admission: AdmissionController, texts: int, paced: bool) -> None:
+    def __init__(self, admission: AdmissionController, texts: int, uses_model: bool) -> None:
         self.texts = texts
-        self.paced = paced
+        self.uses_model = uses_model
         self._admission = admission
         self._holders = 1
 
@@ -68,10 +68,10 @@ class AdmissionController:
         self.inside = 0
         self._pace = _ThroughputMeter(clock)
 
-    def acquire(self, texts: int, lane: Priority, *, paced: bool = True) -> QueuePermit:
+    def acquire(self, texts: int, lane: Priority, *, uses_model: bool = True) -> QueuePermit:
         """Return a permit for `texts` texts.
 
-        `paced`: the texts go through the model, so throughput is measured while the permit is held. Raises
+        `uses_model`: the texts go through the model, so throughput is measured while the permit is held. Raises
         TooLarge if the request is larger than the whole queue, Overloaded (with Retry-After) if the queue is too full.
         """
         limit = self.limit(lane)
@@ -87,9 +87,9 @@ class AdmissionController:
                 headers={"Retry-After": str(wait)},
             )
         self.inside += texts
-        if paced:
+        if uses_model:
             self._pace.enter(texts)
-        return QueuePermit(self, texts, paced)
+        return QueuePermit(self, texts, uses_model)
 
     def limit(self, lane: Priority) -> int:
         """Return the maximum number of texts in the queue at which requests of this lane are accepted."""
@@ -99,7 +99,7 @@ class AdmissionController:
 
     def _leave(self, permit: QueuePermit) -> None:
         self.inside -= permit.texts
-        if permit.paced:
+        if permit.uses_model:
             self._pace.leave(permit.texts)
 
 

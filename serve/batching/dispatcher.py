@@ -30,10 +30,10 @@ class DeviceSlot(Generic[RequestT]):
 
     def wake(self, streams: int) -> int:
         """Wake at most `streams` waiting streams of the device. Return how many were woken."""
-        woken = min(streams, self.waiting)
-        self.waiting -= woken
-        self.changed.notify(woken)
-        return woken
+        count = min(streams, self.waiting)
+        self.waiting -= count
+        self.changed.notify(count)
+        return count
 
     def wait(self) -> None:
         self.waiting += 1

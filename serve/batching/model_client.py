@@ -93,16 +93,18 @@ class InferenceClient:
         permit_context: AbstractContextManager[QueuePermit] = (
             nullcontext(permit) if permit else self.admission.acquire(len(texts), lane)
         )
-        with permit_context as held:
+        with permit_context as own_permit:
             started = time.perf_counter()
-            tokens = self.tokenizer(texts, prompt) if small else await self._tokenize_in_thread(texts, prompt, held)
+            tokens = (
+                self.tokenizer(texts, prompt) if small else await self._tokenize_in_thread(texts, prompt, own_permit)
+            )
             ended = time.perf_counter()
             _record_tokens(tokens, ended)
             if counted:
                 self._counts.tokenise_seconds.observe(ended - started)
             self._require_tokens(tokens)
             truncated = self._count_truncated(tokens, truncate)
-            vectors = await self.workers.encode(held, tokens, lane, counted=counted)
+            vectors = await self.workers.encode(own_permit, tokens, lane, counted=counted)
         if counted:
             self._counts.truncated.inc(truncated)
         return EncodedTexts(vectors, tokens.lengths, tokens.cut)
@@ -136,8 +138,8 @@ class InferenceClient:
         """
         prompt = self.prompt(prompt_name)
 
-        def tokenize(some: Sequence[str]) -> list[ResultT]:
-            return [convert(each) for each in self.tokenizer.tokenize(some, prompt, specials)]
+        def tokenize(part: Sequence[str]) -> list[ResultT]:
+            return [convert(each) for each in self.tokenizer.tokenize(part, prompt, specials)]
 
         work = partial(_run_in_slices, tokenize, texts)
         return await self._run_tokenizer(work, len(texts), _is_small(texts, prompt), lane)
@@ -167,7 +169,7 @@ class InferenceClient:
         It also needs a permit, because the permits limit the queue of these threads.
         """
         with self.admission.acquire(
-            texts, lane or (Priority.INTERACTIVE if small else Priority.BULK), paced=False
+            texts, lane or (Priority.INTERACTIVE if small else Priority.BULK), uses_model=False
         ) as permit:
             done = await interruption.on_thread(self._threads, work, permit)
         end_phase(RequestPhase.TOKENISE)
@@ -196,10 +198,10 @@ class InferenceClient:
 
     async def _tokenize_in_thread(self, texts: Sequence[Text], prompt: str, permit: QueuePermit) -> TokenBatch:
         def work() -> TokenBatch:
-            parts = _run_in_slices(lambda some: [self.tokenizer(some, prompt)], texts)
+            parts = _run_in_slices(lambda part: [self.tokenizer(part, prompt)], texts)
             return TokenBatch(
                 [row for part in parts for row in part.ids],
-                [lost for part in parts for lost in part.cut],
+                [cut for part in parts for cut in part.cut],
                 [turn for part in parts for turn in part.turns],
             )
 
@@ -237,9 +239,9 @@ def _run_in_slices(work: Callable[[Sequence[Item]], Sequence[ResultT]], items: S
     It runs on one slice at a time, so that it can be interrupted between them.
     """
     results: list[ResultT] = []
-    for some in slices(items):
+    for part in slices(items):
         interruption.check()
-        results += work(some)
+        results += work(part)
     return results
 
 

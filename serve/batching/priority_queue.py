@@ -25,9 +25,9 @@ MAX_INTERACTIVE_STREAK = 4
 RECENT_SECONDS = 1.0
 SHRINK = 4
 
-# A lane with more texts than this drops the texts of cancelled requests on `put`. Streams also drop them, but they
-# take no text while all devices are down. Clients that time out and retry then add texts without end, because a
-# cancelled request releases its permit.
+# A lane with more texts than this drops the texts of cancelled requests on `put`. Streams also drop them, but not while
+# all devices are down. Clients that time out and retry would then add texts without limit, because a cancelled request
+# releases its permit.
 PURGE_THRESHOLD = 1_000
 
 
@@ -50,7 +50,7 @@ class QueuedText(Generic[RequestT]):
     row: int
     ids: list[int]
     turn: int = 0  # the position where the second text of a pair begins
-    taken: bool = field(default=False, init=False)  # it is in a batch, or was dropped
+    dequeued: bool = field(default=False, init=False)  # it is in a batch, or was dropped
 
 
 class PriorityQueue(Generic[RequestT]):
@@ -93,8 +93,8 @@ class PriorityQueue(Generic[RequestT]):
         return Priority.INTERACTIVE, Priority.BULK
 
     def _count_streak(self, lane: Priority) -> None:
-        waits = lane is Priority.INTERACTIVE and self._queues[Priority.BULK].held > 0
-        self._passed_over = self._passed_over + 1 if waits else 0
+        bulk_waits = lane is Priority.INTERACTIVE and self._queues[Priority.BULK].size > 0
+        self._passed_over = self._passed_over + 1 if bulk_waits else 0
 
     def _lane_budget(self, lane: Priority) -> int:
         busy = self._clock() - self._last_interactive < RECENT_SECONDS
@@ -108,27 +108,27 @@ class _OrderedQueue(Generic[RequestT]):
         self._arrivals: deque[QueuedText[RequestT]] = deque()
         self._by_length: dict[int, deque[QueuedText[RequestT]]] = {}
         self._lengths: list[int] = []  # the keys of `_by_length`, ascending
-        self.held = 0  # queued texts, including those of cancelled requests until they are dropped
+        self.size = 0  # queued texts, including those of cancelled requests until they are dropped
         self._purge_above = PURGE_THRESHOLD
 
     def present(self) -> list[QueuedText[RequestT]]:
         """Return the texts of requests that are not cancelled, in order of arrival."""
-        return [text for text in self._arrivals if not text.taken and not text.request.cancelled]
+        return [text for text in self._arrivals if not text.dequeued and not text.request.cancelled]
 
     def first(self) -> RequestT | None:
         """Return the request of the oldest text. This drops nothing from the queue."""
-        return next((text.request for text in self._arrivals if not text.taken and not text.request.cancelled), None)
+        return next((text.request for text in self._arrivals if not text.dequeued and not text.request.cancelled), None)
 
     def put(self, texts: Iterable[QueuedText[RequestT]]) -> None:
         for text in texts:
             self._add(text)
-        if self.held > self._purge_above:
+        if self.size > self._purge_above:
             self._drop_cancelled()
 
     def _add(self, text: QueuedText[RequestT]) -> None:
         self._texts_of_length(len(text.ids)).append(text)
         self._arrivals.append(text)
-        self.held += 1
+        self.size += 1
 
     def _drop_cancelled(self) -> None:
         """Drop the texts of cancelled requests.
@@ -136,16 +136,16 @@ class _OrderedQueue(Generic[RequestT]):
         This runs again when the queue has doubled, so that the cost per added text stays constant.
         """
         remaining = self.present()
-        self._arrivals, self._by_length, self._lengths, self.held = deque(), {}, [], 0
+        self._arrivals, self._by_length, self._lengths, self.size = deque(), {}, [], 0
         for text in remaining:
             self._add(text)
-        self._purge_above = max(PURGE_THRESHOLD, 2 * self.held)
+        self._purge_above = max(PURGE_THRESHOLD, 2 * self.size)
 
     def _put_back(self, text: QueuedText[RequestT]) -> None:
         """Undo `_pop` for a text. It is still in the order of arrival."""
         self._texts_of_length(len(text.ids)).appendleft(text)
-        text.taken = False
-        self.held += 1
+        text.dequeued = False
+        self.size += 1
 
     def _texts_of_length(self, length: int) -> deque[QueuedText[RequestT]]:
         if length not in self._by_length:
@@ -158,19 +158,22 @@ class _OrderedQueue(Generic[RequestT]):
         oldest = self._oldest()
         if oldest is None:
             return []
-        lead = bisect_left(self._lengths, len(oldest.ids))
-        batch, rectangle = [self._pop(len(oldest.ids))], BatchShape(budget)
-        rectangle.add(len(oldest.ids))
-        shorter, longer = self._lengths[: lead + 1], self._lengths[:lead:-1]  # stacks with the closest length on top
-        while (source := self._closer(shorter, longer, rectangle)) and rectangle.fits(source[-1]):
+        split_at = bisect_left(self._lengths, len(oldest.ids))
+        batch, shape = [self._pop(len(oldest.ids))], BatchShape(budget)
+        shape.add(len(oldest.ids))
+        shorter, longer = (
+            self._lengths[: split_at + 1],
+            self._lengths[:split_at:-1],
+        )  # stacks with the closest length on top
+        while (source := self._closer(shorter, longer, shape)) and shape.fits(source[-1]):
             batch.append(self._pop(source[-1]))
-            rectangle.add(source[-1])
+            shape.add(source[-1])
         keep = round_rows(len(batch))
         for text in reversed(batch[keep:]):
             self._put_back(text)
         return batch[:keep]
 
-    def _closer(self, shorter: list[int], longer: list[int], rectangle: BatchShape) -> list[int]:
+    def _closer(self, shorter: list[int], longer: list[int], shape: BatchShape) -> list[int]:
         """Return the stack whose top length adds the least padding; an empty stack if no texts are left."""
         for stack in (shorter, longer):
             while stack:
@@ -180,14 +183,14 @@ class _OrderedQueue(Generic[RequestT]):
                 stack.pop()
         if not shorter or not longer:
             return shorter or longer
-        return shorter if rectangle.padding(shorter[-1]) <= rectangle.padding(longer[-1]) else longer
+        return shorter if shape.padding(shorter[-1]) <= shape.padding(longer[-1]) else longer
 
     def _oldest(self) -> QueuedText[RequestT] | None:
         while self._arrivals:
             text = self._arrivals[0]
-            if not text.taken:
-                self._drop_cancelled_first(len(text.ids))  # this may drop `text` itself, so `taken` is checked again
-            if not text.taken:
+            if not text.dequeued:
+                self._drop_cancelled_first(len(text.ids))  # this may drop `text` itself, so `dequeued` is checked again
+            if not text.dequeued:
                 return text
             self._arrivals.popleft()
         return None
@@ -203,6 +206,6 @@ class _OrderedQueue(Generic[RequestT]):
 
     def _pop(self, length: int) -> QueuedText[RequestT]:
         text = self._by_length[length].popleft()
-        text.taken = True
-        self.held -= 1
+        text.dequeued = True
+        self.size -= 1
         return text

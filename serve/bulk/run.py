@@ -61,7 +61,7 @@ def encode(
         if force:
             _delete_run(out)
         if (finished := _finished(out, plan)) is not None:
-            progress.found(plan.texts, plan.texts)
+            progress.start(plan.texts, plan.texts)
             return finished
         _begin(out, plan, source)
         _delete_temporary_files(out)
@@ -133,8 +133,8 @@ def _count(source: TextSource, tokenizer: Tokenizer, prompt: str) -> int:
     while batch := list(islice(rows, _TOKENIZER_BATCH)):
         ids = tokenizer([row.text for row in batch], prompt).ids
         if [] in ids:
-            where = batch[ids.index([])].where
-            raise UsageError(f"{source.place}, {where}: the text is empty for this model: remove it")
+            place = batch[ids.index([])].where
+            raise UsageError(f"{source.place}, {place}: the text is empty for this model: remove it")
         texts += len(batch)
     return texts
 
@@ -188,7 +188,7 @@ def _encode_shards(
     """Return the records of all shards. Finished shards are kept, the others are encoded and written as they arrive."""
     numbers = range(-(-plan.texts // plan.shard_texts))
     done = {number: shard for number in numbers if (shard := _read_record(out, plan, number)) is not None}
-    progress.found(plan.texts, sum(shard.texts for shard in done.values()))
+    progress.start(plan.texts, sum(shard.texts for shard in done.values()))
     jobs = _jobs(source, plan.shard_texts, [number for number in numbers if number not in done])
     with closing(encoders.shards(plan, jobs, progress)) as shards:
         for encoded in shards:

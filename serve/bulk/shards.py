@@ -54,7 +54,7 @@ class EncodedShard(NamedTuple):
 class ProgressListener(Protocol):
     """Receives the progress of a run, from several threads."""
 
-    def found(self, texts: int, done: int) -> None:
+    def start(self, texts: int, done: int) -> None:
         """Called once at the start with the number of texts, and how many of them an earlier run has encoded."""
 
     def encoded(self, texts: int, tokens: int) -> None:
@@ -119,5 +119,5 @@ def encode_shard(
         content=WRITERS[plan.layout](array, job.ids),
         texts=len(job.texts),
         tokens=sum(lengths),
-        cut=sum(1 for lost in tokens.cut if lost),
+        cut=sum(1 for cut_tokens in tokens.cut if cut_tokens),
     )

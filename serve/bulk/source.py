@@ -122,7 +122,7 @@ class ParquetColumns:
             raise UsageError(f"{self.place}, row {number}: {error}") from None
 
 
-def _text_row(values: dict[str, Any], columns: InputColumns, where: str) -> TextRow:
+def _text_row(values: dict[str, Any], columns: InputColumns, place: str) -> TextRow:
     """Return the text and id of one row. Raises ValueError if they have the wrong type."""
     text, id = values.get(columns.text), values.get(columns.id)
     if not isinstance(text, str):
@@ -130,4 +130,4 @@ def _text_row(values: dict[str, Any], columns: InputColumns, where: str) -> Text
         raise ValueError(f"`{columns.text}` is {kind}, it must be a string")
     if not isinstance(id, str | int | None) or isinstance(id, bool):
         raise ValueError(f"`{columns.id}` is of type {type(id).__name__}, it must be a string or an integer")
-    return TextRow(id, text, where)
+    return TextRow(id, text, place)

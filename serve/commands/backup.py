@@ -145,15 +145,15 @@ def _names(folders: list[Path], to: Path) -> dict[str, Path]:
 
     Raises UsageError if a path is not a folder, if two folders have the same name, or if `to` is inside a folder.
     """
-    named = {folder.resolve().name: folder.resolve() for folder in folders}
-    if len(named) < len(folders):
+    folders_by_name = {folder.resolve().name: folder.resolve() for folder in folders}
+    if len(folders_by_name) < len(folders):
         raise UsageError("two folders have the same name: back them up separately, with different --to folders")
-    for folder in named.values():
+    for folder in folders_by_name.values():
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder: give the folders to copy")
         if to.resolve().is_relative_to(folder):
             raise UsageError(f"--to {to} is inside {folder}: a folder cannot be copied into itself")
-    return named
+    return folders_by_name
 
 
 def _require_absent(target: Path) -> None:

@@ -111,13 +111,14 @@ def _chunks(report: IndexReport) -> str:
     return f"{report.rows:,}, at most {report.chunking.tokens} tokens each, overlap {report.chunking.overlap} tokens"
 
 
-def truncated(lost: TruncatedTexts, rows: int, advice: str = "; use --chunk to keep them") -> str:
+def truncated(truncation: TruncatedTexts, rows: int, advice: str = "; use --chunk to keep them") -> str:
     """Describe the truncated texts of an index with `rows` vectors, followed by `advice` if there are any."""
-    if not lost.texts:
+    if not truncation.texts:
         return "none"
     return (
-        f"{lost.texts:,} ({lost.texts / rows:.1%}); {lost.tokens:,} tokens lost ({lost.tokens / lost.of:.1%} of all), "
-        f"at most {lost.worst:,} of one text ({lost.worst_id}){advice}"
+        f"{truncation.texts:,} ({truncation.texts / rows:.1%}); "
+        f"{truncation.tokens:,} tokens lost ({truncation.tokens / truncation.of:.1%} of all), "
+        f"at most {truncation.worst:,} of one text ({truncation.worst_id}){advice}"
     )
 
 

@@ -167,11 +167,11 @@ def _build_triplets(
 ) -> tuple[list[TrainingTriplet], TripletSources]:
     from embedship.serve.offline.training_data import TripletSources
 
-    judged, unknown = builder.from_feedback(inputs.pairs)
+    feedback_queries, unknown = builder.from_feedback(inputs.pairs)
     failed, missing = builder.from_failed_probes(inputs.probes)
-    triplets, without_negative = builder.build_triplets([*judged, *failed], negatives)
+    triplets, without_negative = builder.build_triplets([*feedback_queries, *failed], negatives)
     return list(dict.fromkeys(triplets)), TripletSources(
-        feedback=len(judged),
+        feedback=len(feedback_queries),
         probes=len(inputs.probes),
         failed_probes=len(failed),
         missing=unknown + missing,

@@ -41,7 +41,7 @@ def measure_peak_memory(bundle: Bundle, variant: str, texts: Sequence[str]) -> i
 
 
 def parse_peak_memory(status: str) -> int:
-    """Return VmHWM of /proc/self/status in bytes. It starts at 0 in a new program; getrusage includes the parent."""
+    """Return VmHWM of /proc/self/status in bytes. Unlike getrusage, it does not include the parent's memory."""
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 

@@ -299,18 +299,18 @@ def check_sizes(old: ComparedSide, new: ComparedSide, limits: CompareThresholds)
         ("memory", "Peak memory of a process", old.memory_bytes, new.memory_bytes, limits.max_memory),
     )
     known = [
-        _check_size(name, what, a, b, limit) for name, what, a, b, limit in pairs if a is not None and b is not None
+        _check_size(name, figure, a, b, limit) for name, figure, a, b, limit in pairs if a is not None and b is not None
     ]
     unknown = [name for name, _, a, b, limit in pairs if limit is not None and (a is None or b is None)]
     return known + [_not_measured(name, f"--max-{name}") for name in unknown]
 
 
-def _check_size(name: str, what: str, old: int, new: int, limit: float | None) -> GateResult:
+def _check_size(name: str, figure: str, old: int, new: int, limit: float | None) -> GateResult:
     ratio = new / old
     return GateResult(
         name,
         _at_most(ratio, limit),
-        f"{what}: NEW {new / 1e6:,.0f} MB, OLD {old / 1e6:,.0f} MB, ratio {ratio:.2f}{_limit(limit)}.",
+        f"{figure}: NEW {new / 1e6:,.0f} MB, OLD {old / 1e6:,.0f} MB, ratio {ratio:.2f}{_limit(limit)}.",
         ratio,
         limit,
     )

@@ -65,13 +65,13 @@ def overlap_ratios(old: Rankings, new: Rankings) -> Floats:
     return np.array([len(before & after) / len(before) if before else np.nan for before, after in pairs])
 
 
-def measure_agreement(shares: Floats, what: str) -> RankingAgreement | None:
+def measure_agreement(shares: Floats, name: str) -> RankingAgreement | None:
     """Summarise overlap ratios; None if OLD found nothing for any query."""
     finite = shares[np.isfinite(shares)]
     if not len(finite):
         return None
     interval = recall_interval(finite, K, CONFIDENCE)
-    return RankingAgreement(len(finite), MeanEstimate(float(finite.mean()), interval.lower, interval.upper), what)
+    return RankingAgreement(len(finite), MeanEstimate(float(finite.mean()), interval.lower, interval.upper), name)
 
 
 def measure_labels(old: Rankings, new: Rankings, relevant: Sequence[Set[str]]) -> LabelStatistics | None:

@@ -106,7 +106,7 @@ class CorpusSource:
         return frozenset(self._ids) | self._skipped
 
     def search(self, queries: Vectors, exact: bool) -> Rankings:
-        rows = self._vectors.search(ranking.checked(queries, K, self._vectors.dimension), K).rows
+        rows = self._vectors.search(ranking.validate_queries(queries, K, self._vectors.dimension), K).rows
         return [[self._ids[row] for row in hits if row >= 0] for hits in rows]
 
 
@@ -125,11 +125,11 @@ def open_sources(paths: DocumentSources, old: Encoder, new: Encoder, stack: Exit
         corpus = CorpusFile(paths.corpus, paths.with_title)
         documents = [(each.id, text_of(each, paths.with_title)) for _, each in corpus.read()]
         _require_unique_ids(documents, paths.corpus)
-        what = f"exact search of {len(documents):,} documents, encoded by each of them"
+        description = f"exact search of {len(documents):,} documents, encoded by each of them"
         if corpus.skipped.documents:
-            what += f"; documents without text were skipped: {corpus.skipped}"
+            description += f"; documents without text were skipped: {corpus.skipped}"
         old_source, new_source = (CorpusSource.encode(encoder, documents, corpus.skipped_ids) for encoder in (old, new))
-        return SourcePair(old_source, new_source, True, what)
+        return SourcePair(old_source, new_source, True, description)
     if not paths.index:
         return None
     for path in filter(None, (paths.index, paths.new_index)):
@@ -137,8 +137,8 @@ def open_sources(paths: DocumentSources, old: Encoder, new: Encoder, stack: Exit
     old_index = IndexSource(stack.enter_context(IndexFolder.open(paths.index, old.bundle)))
     if paths.new_index:
         folder = stack.enter_context(IndexFolder.open(paths.new_index, new.bundle))
-        what = f"NEW's search of its own index ({folder.manifest.kind}), OLD's exact search of its index"
-        return SourcePair(old_index, IndexSource(folder), False, what)
+        description = f"NEW's search of its own index ({folder.manifest.kind}), OLD's exact search of its index"
+        return SourcePair(old_index, IndexSource(folder), False, description)
     if old.bundle.fingerprint != new.bundle.fingerprint:
         raise UsageError("NEW is another model and cannot search OLD's index: give --new-index, or --corpus")
     return SourcePair(old_index, old_index, True, "exact search of OLD's index by both")

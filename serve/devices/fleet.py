@@ -60,9 +60,9 @@ def local(encoder: Encoder, stall_seconds: float, prefix: str = "") -> DevicePoo
     """
     engine = encoder.engine
     devices = [LocalDevice(f"{prefix}cpu:{i}", engine, HangDetector(stall_seconds)) for i in range(engine.streams)]
-    prove = _golden_check(encoder.bundle, encoder.variant, encoder.tokenizer, encoder.layout)
+    check_engine = _golden_check(encoder.bundle, encoder.variant, encoder.tokenizer, encoder.layout)
     with ThreadPoolExecutor(len(devices)) as pool:
-        return DevicePool(devices, _worst(list(pool.map(prove, devices))))
+        return DevicePool(devices, _worst(list(pool.map(check_engine, devices))))
 
 
 def processes(
@@ -82,12 +82,14 @@ def processes(
     bundle.verify(bundle.files_of(chosen))
     tokenizer = Tokenizer.open(bundle)
     each = _streams_per_device(devices, streams)
-    prove = _golden_check(bundle, chosen, tokenizer)
+    check_engine = _golden_check(bundle, chosen, tokenizer)
     with ExitStack() as stack:  # if one worker does not start, the others are closed
         supervised = []
         for device in map(str, devices):
             name, config = prefix + device, WorkerConfig(str(bundle.folder), chosen.name, device, each, os.getpid())
-            supervised.append(SupervisedDevice(name, each, _launch(name, config), prove, HangDetector(stall_seconds)))
+            supervised.append(
+                SupervisedDevice(name, each, _launch(name, config), check_engine, HangDetector(stall_seconds))
+            )
             stack.callback(supervised[-1].close)
         fleet = DevicePool(supervised, _worst([device.wait_until_open() for device in supervised]))
         stack.pop_all()
@@ -110,12 +112,12 @@ def _golden_check(
 ) -> Callable[[Engine], GoldenCheck]:
     """Return a function that checks an engine with golden texts, single and batched, on the code path of requests."""
 
-    def prove(engine: Engine) -> GoldenCheck:
+    def check_engine(engine: Engine) -> GoldenCheck:
         with Encoder(bundle, variant, tokenizer, _BorrowedEngine(engine)) as encoder:
             encoder.layout = layout or encoder.layout
             return golden.check(encoder)
 
-    return prove
+    return check_engine
 
 
 class _BorrowedEngine:

@@ -56,8 +56,10 @@ class HangDetector:
         """Return the age in seconds of the oldest running pass that exceeds its limit; None if no pass exceeds it."""
         with self._lock:
             now = self._clock()
-            late = [now - started for started, tokens in self._running.values() if now - started > self._limit(tokens)]
-            return max(late, default=None)
+            overruns = [
+                now - started for started, tokens in self._running.values() if now - started > self._limit(tokens)
+            ]
+            return max(overruns, default=None)
 
     def _limit(self, tokens: int) -> float:
         return max(self._stall_seconds, SLACK * self._pace * tokens)

@@ -42,9 +42,9 @@ class WorkerProcess:
         self.name = name
         self.streams = config.streams
         self._numbers = itertools.count()
-        with ExitStack() as ours, ExitStack() as theirs:
+        with ExitStack() as parent_sockets, ExitStack() as child_sockets:
             try:
-                pairs = [_socket_pair(ours, theirs) for _ in range(1 + config.streams)]
+                pairs = [_socket_pair(parent_sockets, child_sockets) for _ in range(1 + config.streams)]
                 self._process = _start(name, [each.fileno() for _, each in pairs])
             except OSError as error:
                 raise EngineError(
@@ -131,10 +131,10 @@ class WorkerProcess:
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _socket_pair(ours: ExitStack, theirs: ExitStack) -> tuple[socket, socket]:
+def _socket_pair(parent_sockets: ExitStack, child_sockets: ExitStack) -> tuple[socket, socket]:
     """Return two connected sockets, each closed with its stack. The child process has its own copies."""
     one, other = socketpair()
-    return ours.enter_context(one), theirs.enter_context(other)
+    return parent_sockets.enter_context(one), child_sockets.enter_context(other)
 
 
 def _start(name: str, descriptors: list[int]) -> subprocess.Popen[bytes]:

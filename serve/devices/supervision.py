@@ -63,7 +63,7 @@ class RestartBackoff:
 class SupervisedDevice:
     """A device whose engine runs in a worker process.
 
-    `launch` creates a worker, and `prove` raises an EmbedshipError unless the worker returns the golden vectors. A
+    `launch` creates a worker, and `check_worker` raises an EmbedshipError unless it returns the golden vectors. A
     separate thread starts and watches the processes; the streams call `encode`.
     """
 
@@ -72,7 +72,7 @@ class SupervisedDevice:
         name: str,
         streams: int,
         launch: Callable[[], SupervisedWorker],
-        prove: Callable[[SupervisedWorker], GoldenCheck],
+        check_worker: Callable[[SupervisedWorker], GoldenCheck],
         hang_detector: HangDetector,
         *,
         tick_seconds: float = TICK_SECONDS,
@@ -83,7 +83,7 @@ class SupervisedDevice:
         self.streams = streams
         self.hang_detector = hang_detector
         self.restarts = 0
-        self._launch, self._prove = launch, prove
+        self._launch, self._check_worker = launch, check_worker
         self._tick_seconds, self._start_seconds, self._clock = tick_seconds, start_seconds, clock
         self._changed: Callable[[], None] = lambda: None
         self._worker: SupervisedWorker | None = None  # the worker that accepts batches
@@ -184,16 +184,16 @@ class SupervisedDevice:
         return ready  # not `_worker`: a stream may already have marked it as down, and its end must still be awaited
 
     def _open_and_check(self, worker: SupervisedWorker) -> GoldenCheck | EmbedshipError:
-        late = Timer(self._start_seconds, worker.kill)
-        late.start()
+        deadline = Timer(self._start_seconds, worker.kill)
+        deadline.start()
         try:
             worker.open()
             self._precision = worker.precision
-            return self._prove(worker)
+            return self._check_worker(worker)
         except EmbedshipError as error:
             return error
         finally:
-            late.cancel()
+            deadline.cancel()
 
     def _launch_worker(self) -> SupervisedWorker | None:
         with self._guard:

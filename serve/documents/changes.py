@@ -34,7 +34,7 @@ class ChunkedDocuments(NamedTuple):
     chunks: Sequence[Sequence[Document]]
 
     @classmethod
-    def of(cls, documents: Sequence[Document], split: Split | None) -> Self:
+    def from_documents(cls, documents: Sequence[Document], split: Split | None) -> Self:
         """`split` is the chunker of the index, None without chunks. Raises UsageError for a title that is too long."""
         return cls(documents, split(documents) if split else [[document] for document in documents])
 

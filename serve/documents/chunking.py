@@ -48,15 +48,17 @@ def chunker_for_index(
     """Return the chunker of an index, or None if documents are not split. Raises UsageError for impossible sizes."""
     if chunking is None:
         return None
-    return splitter(tokenizer, tokenizer.prompt(model.document_prompt), chunking, model.max_tokens, with_title)
+    return make_splitter(tokenizer, tokenizer.prompt(model.document_prompt), chunking, model.max_tokens, with_title)
 
 
-def splitter(tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: int, with_title: bool = False) -> Split:
+def make_splitter(
+    tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: int, with_title: bool = False
+) -> Split:
     """Return a function that splits documents. Chunks are counted with `prompt`, and with their title if `with_title`.
 
     Raises UsageError for impossible sizes.
     """
-    fixed = _count(tokenizer, [""], prompt)[0]
+    fixed = _count_tokens(tokenizer, [""], prompt)[0]
     if not fixed + MIN_TEXT_TOKENS <= chunking.tokens <= max_tokens:
         raise UsageError(
             f"--chunk is {chunking.tokens}; this model reads at most {max_tokens} tokens, and prompt and special "
@@ -71,7 +73,7 @@ def splitter(tokenizer: Tokenizer, prompt: str, chunking: Chunking, max_tokens: 
 
     def split(documents: Sequence[Document]) -> list[list[Document]]:
         heads = [title_prefix(document) if with_title else "" for document in documents]
-        spans = cut([document.text for document in documents], tokenizer, prompt, chunking, heads)
+        spans = find_spans([document.text for document in documents], tokenizer, prompt, chunking, heads)
         return [_chunks(*each) for each in zip(documents, spans, strict=True)]
 
     return split
@@ -89,7 +91,7 @@ def _chunks(document: Document, spans: Sequence[TextSpan]) -> list[Document]:
     ]
 
 
-def cut(
+def find_spans(
     texts: Sequence[str], tokenizer: Tokenizer, prompt: str, chunking: Chunking, heads: Sequence[str] = ()
 ) -> list[list[TextSpan]]:
     """Return the spans of each text in order, at least one each. A text that fits into one chunk is a single span.
@@ -99,22 +101,22 @@ def cut(
     space is in a chunk. Raises UsageError, with the head, if a head is too long for any text to fit.
     """
     heads = heads or [""] * len(texts)
-    counts = _count(tokenizer, [head + text for head, text in zip(heads, texts, strict=True)], prompt)
-    long = [i for i, tokens in enumerate(counts) if tokens > chunking.tokens]
+    counts = _count_tokens(tokenizer, [head + text for head, text in zip(heads, texts, strict=True)], prompt)
+    too_long = [i for i, tokens in enumerate(counts) if tokens > chunking.tokens]
     spans = [[TextSpan(0, len(text))] for text in texts]
-    bounds = (each for some in slices(texts[i] for i in long) for each in tokenizer.offsets(some))
-    for i, each in zip(long, bounds, strict=True):
+    bounds = (each for part in slices(texts[i] for i in too_long) for each in tokenizer.offsets(part))
+    for i, each in zip(too_long, bounds, strict=True):
         interruption.check()
         spans[i] = _LongText(texts[i], each, heads[i], tokenizer, prompt, chunking).spans()
     return spans
 
 
-def _count(tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> list[int]:
+def _count_tokens(tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> list[int]:
     counts: list[int] = []
-    for some in slices(texts):
+    for part in slices(texts):
         interruption.check()
-        tokens = tokenizer(some, prompt)
-        counts += [length + lost for length, lost in zip(tokens.lengths, tokens.cut, strict=True)]
+        tokens = tokenizer(part, prompt)
+        counts += [length + cut_tokens for length, cut_tokens in zip(tokens.lengths, tokens.cut, strict=True)]
     return counts
 
 
@@ -134,7 +136,7 @@ class _LongText:
         self._bounds = bounds
         self._head = head
         self._tokenizer, self._prompt, self._chunking = tokenizer, prompt, chunking
-        fixed = _count(tokenizer, [head], prompt)[0]
+        fixed = _count_tokens(tokenizer, [head], prompt)[0]
         self._max_tokens = chunking.tokens - fixed
         if self._max_tokens < MIN_TEXT_TOKENS:
             raise UsageError(
@@ -235,4 +237,6 @@ class _LongText:
         return self._counts([self._span(first, last)])[0] <= self._chunking.tokens
 
     def _counts(self, spans: Sequence[TextSpan]) -> list[int]:
-        return _count(self._tokenizer, [self._head + self._text[start:end] for start, end in spans], self._prompt)
+        return _count_tokens(
+            self._tokenizer, [self._head + self._text[start:end] for start, end in spans], self._prompt
+        )

@@ -88,5 +88,5 @@ def document(raw: bytes) -> Document:
         raise ValueError("it needs a non-empty `id` (or `_id`)")
     if "\0" in id:
         raise ValueError(f"`id` {NUL}")
-    others = {name: value for name, value in fields.items() if name not in _KNOWN}
-    return Document(id, line.text, line.title or None, {**others, **(line.metadata or {})})
+    metadata_fields = {name: value for name, value in fields.items() if name not in _KNOWN}
+    return Document(id, line.text, line.title or None, {**metadata_fields, **(line.metadata or {})})

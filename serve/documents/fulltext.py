@@ -116,8 +116,8 @@ class KeywordIndex:
         text has no words, or if fewer than k rows contain any of them. Raises UnknownField.
         """
         self._require_known(wanted)
-        among = filters.query(wanted) if wanted else None
-        statement = _SEARCH.format(among=f"AND rowid IN ({among.statement})" if among else "")
+        condition = filters.query(wanted) if wanted else None
+        statement = _SEARCH.format(among=f"AND rowid IN ({condition.statement})" if condition else "")
         ranked = RankedRows(
             np.full((len(texts), k), -1, dtype=np.int64), np.full((len(texts), k), -np.inf, dtype=np.float32)
         )
@@ -125,7 +125,9 @@ class KeywordIndex:
             interruption.check()
             if match := expression(text):
                 with self._lock:
-                    best = self._connection.execute(statement, (match, *(among.values if among else ()), k)).fetchall()
+                    best = self._connection.execute(
+                        statement, (match, *(condition.values if condition else ()), k)
+                    ).fetchall()
                 for rank, (row, score) in enumerate(best):
                     ranked.rows[number, rank], ranked.scores[number, rank] = row, score
         return ranked
@@ -142,10 +144,10 @@ class KeywordIndex:
         with self._lock:
             rows = self._connection.execute(statement, values).fetchall()
             mask = np.zeros(self._size, dtype=np.bool_)
-            found = np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
-            if len(found) and not 0 <= found.min() <= found.max() < self._size:
-                raise MissingRows(f"the filter found row {found.max()} of {self._size}")
-            mask[found] = True
+            allowed_rows = np.fromiter((row for (row,) in rows), dtype=np.int64, count=len(rows))
+            if len(allowed_rows) and not 0 <= allowed_rows.min() <= allowed_rows.max() < self._size:
+                raise MissingRows(f"the filter found row {allowed_rows.max()} of {self._size}")
+            mask[allowed_rows] = True
             self._masks[key] = mask
             if len(self._masks) > _MASKS:
                 self._masks.popitem(last=False)

@@ -115,10 +115,10 @@ class DocumentStore:
     def fetch(self, rows: Sequence[int]) -> list[Document]:
         """Return the documents of these rows in this order. Raises MissingRows if a row does not exist."""
         with self._lock:
-            found = self._connection.execute(_FETCH, [msgspec.json.encode(list(map(int, rows))).decode()]).fetchall()
-        if len(found) != len(rows):
+            records = self._connection.execute(_FETCH, [msgspec.json.encode(list(map(int, rows))).decode()]).fetchall()
+        if len(records) != len(rows):
             raise MissingRows(f"some of these rows do not exist: {list(rows)[:10]}")
-        return [_document(*values) for values in found]
+        return [_document(*values) for values in records]
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
         """Return {id: first row of the document}. Unknown ids are omitted."""
@@ -133,8 +133,8 @@ class DocumentStore:
     def full_texts(self, ids: Sequence[str]) -> dict[str, Document]:
         """Return {id: whole document}, also for documents that were split. Unknown ids are omitted."""
         with self._lock:
-            found = self._connection.execute(_UNCUT, [msgspec.json.encode(ids).decode()]).fetchall()
-        return {id: _document(id, *values) for id, *values in found}
+            records = self._connection.execute(_UNCUT, [msgspec.json.encode(ids).decode()]).fetchall()
+        return {id: _document(id, *values) for id, *values in records}
 
     @cached_property
     def size(self) -> int:
@@ -167,8 +167,8 @@ class DocumentStore:
         """Yield (line, whole document) for every document, in the order of the rows."""
         with self._lock:
             cursor = self._connection.execute(_WHOLE)
-            while found := cursor.fetchmany(_BATCH):
-                yield from ((line, _document(*values)) for line, *values in found)
+            while records := cursor.fetchmany(_BATCH):
+                yield from ((line, _document(*values)) for line, *values in records)
 
     def close(self) -> None:
         with self._lock:
@@ -192,7 +192,7 @@ def connect(path: Path) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     connection = interruption.interruptible(sqlite3.connect(uri, uri=True, check_same_thread=False))
     try:
-        distrust(connection)
+        treat_as_untrusted(connection)
         connection.execute("PRAGMA query_only = ON")
         demand_schema(connection, path, SCHEMA)
     except BaseException:
@@ -201,7 +201,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def distrust(connection: sqlite3.Connection) -> None:
+def treat_as_untrusted(connection: sqlite3.Connection) -> None:
     """Treat the file as untrusted: its schema may not call functions, and cells are checked."""
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")

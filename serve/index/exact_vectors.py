@@ -73,7 +73,7 @@ class ExactVectors:
 
         This does not use FAISS, so that FAISS can be checked against it.
         """
-        queries = ranking.checked(queries, k, self.dimension)
+        queries = ranking.validate_queries(queries, k, self.dimension)
         allowed = validate_mask(allowed, self.size)
         rows = None if allowed is None else np.flatnonzero(allowed)
         best = np.empty((len(queries), min(k, self.size if rows is None else len(rows))), dtype=np.int64)

@@ -62,7 +62,7 @@ class FlatIndex:
         faiss_library.on_this_thread()
         if len(queries) > _SCANNED or is_selective(validate_mask(allowed, self.size)):
             return self._truth.search(queries, k, allowed)
-        queries = ranking.checked(queries, k, self._truth.dimension)
+        queries = ranking.validate_queries(queries, k, self._truth.dimension)
         wanted = min(k + _SPARE, self.size if allowed is None else int(np.count_nonzero(allowed)))
         scores, rows = self._vectors.search(queries, wanted, params=faiss_library.search_parameters(allowed))
         if wanted > k and (scores[:, k - 1] - scores[:, -1] < margin(self._truth.dimension)).any():

@@ -117,12 +117,14 @@ class IndexChoice(ManifestRecord, frozen=True):
 
 def frontier(choice: IndexChoice) -> list[int]:
     """Return the positions of the Pareto front of recall, speed and memory in `measured`, and `chosen`."""
-    worth = [(-c.recall.mean, -c.queries_per_second, c.hot_bytes) for c in choice.measured]
+    scores = [(-c.recall.mean, -c.queries_per_second, c.hot_bytes) for c in choice.measured]
 
     def beaten(at: int) -> bool:
-        return any(other != worth[at] and all(o <= w for o, w in zip(other, worth[at], strict=True)) for other in worth)
+        return any(
+            other != scores[at] and all(o <= w for o, w in zip(other, scores[at], strict=True)) for other in scores
+        )
 
-    return [at for at in range(len(worth)) if at == choice.chosen or not beaten(at)]
+    return [at for at in range(len(scores)) if at == choice.chosen or not beaten(at)]
 
 
 class ModelBinding(Protocol):
@@ -254,7 +256,9 @@ def require_replaceable(out: Path) -> None:
             f"{out} exists and is not a complete index ({error}): remove it, or give another --out"
         ) from None
     if added:
-        raise UsageError(f"{out} has files besides an index ({', '.join(added)}): remove it, or give another --out")
+        raise UsageError(
+            f"{out} has files that do not belong to an index ({', '.join(added)}): remove it, or give another --out"
+        )
 
 
 def prompts(pipeline: ModelSpec) -> IndexPrompts:
@@ -288,10 +292,14 @@ def require_model(index: object, manifest: ModelBinding, bundle: Bundle) -> None
             "embeds the same documents with another bundle."
         )
     pipeline = bundle.manifest.pipeline
-    now = prompts(pipeline)
+    served_prompts = prompts(pipeline)
     for role, indexed, current in (
-        ("document", (manifest.document_prompt, manifest.prompts.document), (pipeline.document_prompt, now.document)),
-        ("query", (manifest.query_prompt, manifest.prompts.query), (pipeline.query_prompt, now.query)),
+        (
+            "document",
+            (manifest.document_prompt, manifest.prompts.document),
+            (pipeline.document_prompt, served_prompts.document),
+        ),
+        ("query", (manifest.query_prompt, manifest.prompts.query), (pipeline.query_prompt, served_prompts.query)),
     ):
         if indexed != current:
             raise MismatchError(

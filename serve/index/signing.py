@@ -13,7 +13,7 @@ from embedship.serve.index.manifest import IndexManifest
 def sign(folder: Path, signer: BundleSigner) -> IndexManifest:
     """Write the signature into an index. Raises UnsafeError if the index differs from what was built."""
     stored = manifest.read(folder)
-    signer.remove_unfinished(folder)
+    signer.remove_temporary(folder)
     manifest.verify(folder, stored)
     signer.sign_folder(folder, f"index of {stored.fingerprint}")
     return stored

@@ -57,7 +57,7 @@ class TwoStageIndex:
         effective = self.effort.overridden_by(effort)
         if is_selective(validate_mask(allowed, self.size)) or self._compare_all(allowed, effective):
             return self._truth.search(queries, k, allowed)
-        queries = ranking.checked(queries, k, self._truth.dimension)
+        queries = ranking.validate_queries(queries, k, self._truth.dimension)
         faiss_library.on_this_thread()
         most = self.size if allowed is None else int(np.count_nonzero(allowed))
         candidates = min(effective.candidates(k), most)
@@ -100,10 +100,12 @@ class TwoStageIndex:
         vecdot is as fast as matmul here, and never starts a pool of BLAS threads.
         """
         keys = np.empty(rows.shape, dtype=np.int64)
-        weighed = self._codes.weigh(queries)
+        weighted_queries = self._codes.weigh(queries)
         step = max(1, _RANKED_BYTES // (4 * self._truth.dimension * max(1, rows.shape[1])))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             gathered = self._codes.gather(part)  # (n, candidates, dim) float32
-            keys[start : start + step] = ranking.keys(np.vecdot(gathered, weighed[start : start + step, None, :]), part)
+            keys[start : start + step] = ranking.keys(
+                np.vecdot(gathered, weighted_queries[start : start + step, None, :]), part
+            )
         return keys

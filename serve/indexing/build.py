@@ -127,8 +127,8 @@ def build(
         count = count_documents(folder)
         embedded = EmbeddingInfo(variant, count, options.with_title, options.chunking, corpus_vectors.truncated)
         queries = embedder.queries(texts) if texts else None
-        made = finish(folder, corpus_vectors.truth, bundle, embedded, options, queries, progress, gpu=gpu)
-        return BuildResult(made, made.size, corpus_vectors.seconds, corpus.skipped)
+        built = finish(folder, corpus_vectors.truth, bundle, embedded, options, queries, progress, gpu=gpu)
+        return BuildResult(built, built.size, corpus_vectors.seconds, corpus.skipped)
 
 
 def finish(

@@ -53,8 +53,8 @@ def embed_with_pool(
     encoded = embed(encoders, stored, shards, CHUNK, _ProgressAdapter(progress))
     truth = ExactVectors.write(folder, vectors(shards, encoded), (encoded.plan.texts, pipeline.dimension))
     shutil.rmtree(shards)
-    lost = count_truncated(encoders.bundle, stored, encoded)
-    return EmbeddedCorpus(truth, lost, time.perf_counter() - started)
+    truncated = count_truncated(encoders.bundle, stored, encoded)
+    return EmbeddedCorpus(truth, truncated, time.perf_counter() - started)
 
 
 class _ProgressAdapter:
@@ -64,7 +64,7 @@ class _ProgressAdapter:
         self._progress = progress
         self._done = self._total = 0
 
-    def found(self, texts: int, done: int) -> None:
+    def start(self, texts: int, done: int) -> None:
         self._total = texts
         self.encoded(done, 0)
 

@@ -134,14 +134,16 @@ def migrate(
             truth = ExactVectors.write(
                 folder, vectors(work / VECTORS, encoded), (encoded.plan.texts, pipeline.dimension)
             )
-            lost = count_truncated(encoder.bundle, index_texts, encoded)
-            embedded = EmbeddingInfo(plan.variant, count_documents(folder), options.with_title, options.chunking, lost)
+            truncated = count_truncated(encoder.bundle, index_texts, encoded)
+            embedded = EmbeddingInfo(
+                plan.variant, count_documents(folder), options.with_title, options.chunking, truncated
+            )
             queries = CorpusEmbedder(encoder, options.with_title, lambda *_: None).queries(texts) if texts else None
-            made = finish(folder, truth, encoder.bundle, embedded, options, queries, progress, created=plan.created)
+            migrated = finish(folder, truth, encoder.bundle, embedded, options, queries, progress, created=plan.created)
         (work / PLAN).unlink()  # removed first: a folder without a plan is not continued
         shutil.rmtree(work)
     _warn_of_changes(old, stored, plan, out)
-    return made
+    return migrated
 
 
 def _plan(encoder: Encoder, old: IndexManifest, options: IndexOptions, version: int) -> MigrationPlan:

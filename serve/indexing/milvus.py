@@ -60,12 +60,12 @@ def load(
     count = _count(corpus)
     kind = options.kind or (IndexKind.FLAT if count < FLAT_BELOW else IndexKind.HNSW_SQ8)
     metadata = collection_metadata.card(bundle, variant, kind, options.with_title, options.effort)
-    unfinished = Address(address.uri, address.collection + _LOADING)
+    temporary = Address(address.uri, address.collection + _LOADING)
     connection = MilvusConnection.open(address, SLOW_SECONDS)
     try:
-        _clear(connection, address, unfinished)
-        collection_metadata.make(connection, unfinished.collection, metadata)
-        with MilvusBackend.open(unfinished, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
+        _clear(connection, address, temporary)
+        collection_metadata.make(connection, temporary.collection, metadata)
+        with MilvusBackend.open(temporary, bundle, writable=True, quick_seconds=SLOW_SECONDS) as collection:
             embedder = CorpusEmbedder(encoder, options.with_title, lambda *_: None)
             seconds = _fill(collection, embedder, corpus, count, progress)
             if (stored := collection.index.count(None)) != count:
@@ -73,8 +73,8 @@ def load(
                     f"{address}: only {stored:,} of {count:,} documents were stored, so the collection was not "
                     "created: load it again"
                 )
-        connection.call("flush", unfinished.collection)
-        connection.call("rename_collection", unfinished.collection, address.collection)
+        connection.call("flush", temporary.collection)
+        connection.call("rename_collection", temporary.collection, address.collection)
     finally:
         connection.close()
     return LoadReport(
@@ -94,13 +94,13 @@ def _count(corpus: CorpusFile) -> int:
     return len(first)
 
 
-def _clear(connection: MilvusConnection, address: Address, unfinished: Address) -> None:
+def _clear(connection: MilvusConnection, address: Address, temporary: Address) -> None:
     """Drop the unfinished collection of a killed load. Raise UsageError if the finished one exists: it is kept."""
     if connection.call("has_collection", address.collection):
         raise UsageError(
             f"{address} exists already, and may be in use: load into another COLLECTION, and reload the servers with it"
         )
-    connection.call("drop_collection", unfinished.collection)
+    connection.call("drop_collection", temporary.collection)
 
 
 def _fill(

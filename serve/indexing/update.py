@@ -82,7 +82,7 @@ def _write_batch(
     changed = index.changed_documents(documents)
     changes: list[Change] = [each for each in latest if isinstance(each, DeleteDocument)]
     if changed:
-        chunked = ChunkedDocuments.of(changed, split)
+        chunked = ChunkedDocuments.from_documents(changed, split)
         rows = chunked.rows
         blocks = [embedding.documents(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
         changes += chunked.puts(np.concatenate(blocks))

@@ -33,7 +33,7 @@ from embedship.serve.search.backend import (
     SearchBackend,
     SearchParams,
     SearchResults,
-    comparable,
+    comparable_rows,
     ranks_by_row,
     run_searches,
 )
@@ -107,8 +107,8 @@ class FolderBackend:
     def find(self, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
         with self._read_view() as view:
             started = time.perf_counter()
-            whole = ChunkGrouping(view.firsts)
-            grouping = whole if params.per_document else ROWS
+            by_document = ChunkGrouping(view.firsts)
+            grouping = by_document if params.per_document else ROWS
             rows: list[RankedRows] = []  # the results of the index, before the best row of each document was selected
 
             def search_vectors(depth: int) -> RankedRows:
@@ -122,10 +122,10 @@ class FolderBackend:
             lists = run_searches(
                 params, k, search_vectors, lambda depth: _keyword_hits(view, depth, params, grouping), grouping.fuse
             )
-            best, nearest = lists.best, comparable(params, rows[0] if rows else None)
+            best, nearest = lists.best, comparable_rows(params, rows[0] if rows else None)
             hits = _hits(view, best, k, grouping, *lists.fused)
-            one_per_document = best if params.per_document else whole.best(best, best.rows.shape[1])
-            documents = whole.keys(one_per_document.rows)
+            one_per_document = best if params.per_document else by_document.best(best, best.rows.shape[1])
+            documents = by_document.keys(one_per_document.rows)
             return SearchResults(hits, documents, nearest, time.perf_counter() - started, partial(_exact, view.index))
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
@@ -165,9 +165,9 @@ def _hits(
     dense: RankedRows | None,
     keyword: RankedRows | None,
 ) -> list[list[Hit]]:
-    shown = best.rows[:, :k]
-    keys, firsts = grouping.keys(shown).tolist(), ChunkGrouping(view.firsts).keys(shown).tolist()
-    documents = iter(_fetch(view, shown[shown >= 0].tolist()))
+    rows = best.rows[:, :k]
+    keys, firsts = grouping.keys(rows).tolist(), ChunkGrouping(view.firsts).keys(rows).tolist()
+    documents = iter(_fetch(view, rows[rows >= 0].tolist()))
     answers = []
     for query, scores in enumerate(best.scores[:, :k].tolist()):
         by_vector, by_keyword = _ranks(dense, query, grouping), _ranks(keyword, query, grouping)
@@ -182,15 +182,15 @@ def _fetch(view: ReadView, rows: list[int]) -> list[Document]:
     """Return the documents of these rows. Raises HitsTooLarge, because 10,000 hits may have gigabytes of text."""
     if len(rows) <= _ROWS_AT_ONCE:
         return view.documents.fetch(rows)
-    found: list[Document] = []
+    documents: list[Document] = []
     size = 0
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         interruption.check()
-        found += view.documents.fetch(rows[start : start + _ROWS_AT_ONCE])
-        size += sum(map(_size, found[start:]))
+        documents += view.documents.fetch(rows[start : start + _ROWS_AT_ONCE])
+        size += sum(map(_size, documents[start:]))
         if size > _MAX_HIT_CHARACTERS:
             raise HitsTooLarge(len(rows), _MAX_HIT_CHARACTERS)
-    return found
+    return documents
 
 
 def _size(document: Document) -> int:

@@ -47,7 +47,7 @@ def apply(connection: sqlite3.Connection, state: LiveState, changes: Iterable[Ch
     return counts
 
 
-def halves(vector: Vectors) -> NDArray[np.float16]:
+def to_half_precision(vector: Vectors) -> NDArray[np.float16]:
     """Return the vector in float16, as snapshots store it, so that a compaction changes no score."""
     return vector.astype("<f2")
 
@@ -82,7 +82,9 @@ class _ChangeWriter:
     def _insert(self, row: int, line: int, chunk: Document, vector: Vectors) -> None:
         store.insert(self._connection, row, line, chunk)
         self._connection.execute(_INSERT_WORDS, (row, chunk.title, chunk.text))
-        self._connection.execute("INSERT INTO fresh VALUES (?, ?, ?)", (row, self.version, halves(vector).tobytes()))
+        self._connection.execute(
+            "INSERT INTO fresh VALUES (?, ?, ?)", (row, self.version, to_half_precision(vector).tobytes())
+        )
 
     def _remove(self, rows: Sequence[_DocumentRow]) -> None:
         """Delete rows, with their words, metadata and vectors."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.files.atomic_folder import write_folder_atomically
 from embedship.serve import interruption
-from embedship.serve.documents.store import DOCUMENTS, SCHEMA, demand_schema, disk_refuses, distrust
+from embedship.serve.documents.store import DOCUMENTS, SCHEMA, demand_schema, disk_refuses, treat_as_untrusted
 from embedship.serve.index.manifest import IndexManifest
 from embedship.serve.search.backend import WriteRefused
 
@@ -57,7 +57,7 @@ def make(folder: Path, index: Path, stored: IndexManifest) -> None:
         shutil.copyfile(index / DOCUMENTS, new / DOCUMENTS)
         (new / LOCK).touch()
         with closing(sqlite3.connect(new / DOCUMENTS, isolation_level=None)) as connection:
-            distrust(connection)
+            treat_as_untrusted(connection)
             demand_schema(connection, index / DOCUMENTS, SCHEMA)
             connection.execute("BEGIN")
             for statement in _SCHEMA:
@@ -155,7 +155,7 @@ def open_database(path: Path, writable: bool) -> OpenedDatabase:
         uri, uri=True, check_same_thread=False, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=256
     )
     try:
-        distrust(connection)
+        treat_as_untrusted(connection)
         demand_schema(connection, path, (*SCHEMA, *_SCHEMA))
         connection.execute("PRAGMA synchronous = FULL")
         if not writable:

@@ -166,9 +166,9 @@ class MutableIndex:
     def size(self) -> IndexSize:
         view = self.view()
         fresh = view.fresh.numbers[view.fresh.current]
-        put = len(fresh) if view.firsts is None else len(np.unique(view.firsts[fresh]))
+        fresh_documents = len(fresh) if view.firsts is None else len(np.unique(view.firsts[fresh]))
         rows = view.snapshot.size - view.dead + len(fresh)
-        return IndexSize(view.documents, rows, put, len(fresh), view.dead, view.fresh.vectors.nbytes)
+        return IndexSize(view.documents, rows, fresh_documents, len(fresh), view.dead, view.fresh.vectors.nbytes)
 
     def write(self, requested: Sequence[Change]) -> ChangeCounts:
         """Put and delete documents in this order. On return the changes are on disk, and every new search sees them.
@@ -200,9 +200,9 @@ class MutableIndex:
             with write_folder_atomically(self.folder / name, _replaceable) as folder:
                 written = snapshot.write(folder, blocks, len(numbers), view.documents, view.snapshot.manifest)
             step(CompactionStep.WRITTEN)
-            made = IndexSnapshot.open(self.folder / name, written.digest, numbers, self._bundle)
+            compacted = IndexSnapshot.open(self.folder / name, written.digest, numbers, self._bundle)
             step(CompactionStep.OPENED)
-            self._swap(made, view.version)
+            self._swap(compacted, view.version)
             step(CompactionStep.SWAPPED)
             self.view()
             del view
@@ -300,9 +300,9 @@ class MutableIndex:
         else:
             current, buffer, since, alive = view.snapshot, self._fresh_buffer, view.version, view.alive.copy()
         numbers, vectors = self._fresh_rows(connection, since)
-        gone = _column(connection.execute("SELECT row FROM gone WHERE version > ?", [since]).fetchall())
-        alive[current.rows_of(np.concatenate([numbers, gone]))] = False
-        fresh: FreshRows = buffer.apply(numbers, vectors, gone)
+        deleted = _column(connection.execute("SELECT row FROM gone WHERE version > ?", [since]).fetchall())
+        alive[current.rows_of(np.concatenate([numbers, deleted]))] = False
+        fresh: FreshRows = buffer.apply(numbers, vectors, deleted)
         self._fresh_buffer = buffer
         dead = len(alive) - int(np.count_nonzero(alive))
         firsts = self._firsts(view, connection, state.next)
@@ -335,15 +335,15 @@ class MutableIndex:
         numbers = np.frombuffer(packed, dtype="<u4").astype(np.int64)
         return IndexSnapshot.open(self.folder / state.snapshot, state.digest, numbers, self._bundle)
 
-    def _swap(self, made: IndexSnapshot, version: int) -> None:
+    def _swap(self, snapshot: IndexSnapshot, version: int) -> None:
         """Make a new snapshot the current one. It contains all changes up to `version`; only later ones stay stored."""
-        self._prepared = made  # set before the transaction, so that the next reader need not open it again
+        self._prepared = snapshot  # set before the transaction, so that the next reader need not open it again
         try:
             with self._transaction() as connection:
                 execute = connection.execute
                 execute("UPDATE state SET version = version + 1, snapshot = ?, digest = ?",
-                        (made.name, made.manifest.digest))  # fmt: skip
-                execute("UPDATE numbers SET numbers = ?", [made.numbers.astype("<u4").tobytes()])
+                        (snapshot.name, snapshot.manifest.digest))  # fmt: skip
+                execute("UPDATE numbers SET numbers = ?", [snapshot.numbers.astype("<u4").tobytes()])
                 execute("DELETE FROM fresh WHERE version <= ?", [version])
                 execute("DELETE FROM gone WHERE version <= ?", [version])
         except BaseException:

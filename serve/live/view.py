@@ -104,7 +104,7 @@ class LiveView:
         current = self.fresh.current if allowed is None else self.fresh.current & allowed[self.fresh.numbers]
         chosen = np.flatnonzero(current)
         if len(chosen):
-            queries = ranking.checked(queries, k, self.fresh.vectors.shape[1])
+            queries = ranking.validate_queries(queries, k, self.fresh.vectors.shape[1])
             packed = np.concatenate([packed, self._search_fresh(queries, k, chosen)], axis=1)
         hits = ranking.hits(packed, k)
         hits.rows[np.isneginf(hits.scores)] = -1
@@ -135,10 +135,12 @@ class FreshBuffer:
         self._size = 0
         self.rows = FreshRows(self._numbers[:0], self._vectors[:0], np.empty(0, dtype=np.bool_))
 
-    def apply(self, numbers: NDArray[np.int64], vectors: Vectors, gone: NDArray[np.int64]) -> FreshRows:
+    def apply(self, numbers: NDArray[np.int64], vectors: Vectors, deleted: NDArray[np.int64]) -> FreshRows:
         """Return the fresh rows after documents were put (each at most once) and others were deleted."""
         stale = [
-            position for each in (*gone.tolist(), *numbers.tolist()) if (position := self._positions.pop(each, -1)) >= 0
+            position
+            for each in (*deleted.tolist(), *numbers.tolist())
+            if (position := self._positions.pop(each, -1)) >= 0
         ]
         if self._size - len(self._positions) > max(_STALE, len(self._positions)):
             stale = []

@@ -37,7 +37,7 @@ from embedship.serve.search.backend import (
     RankAndScore,
     SearchParams,
     SearchResults,
-    comparable,
+    comparable_rows,
     ranks_by_row,
     run_searches,
 )
@@ -94,19 +94,19 @@ class MilvusBackend:
     def writable(self) -> Self | None:
         return self if self._writes else None
 
-    def find(self, vectors: Vectors | None, k: int, how: SearchParams) -> SearchResults:
+    def find(self, vectors: Vectors | None, k: int, params: SearchParams) -> SearchResults:
         start = time.perf_counter()
-        expression = self._expression(how.filter) if how.filter else None
+        expression = self._expression(params.filter) if params.filter else None
         lists = run_searches(
-            how,
+            params,
             k,
-            lambda depth: self._nearest(vectors, depth, expression, how),
-            lambda depth: self._keyword_hits(how.texts, depth, expression),
+            lambda depth: self._nearest(vectors, depth, expression, params),
+            lambda depth: self._keyword_hits(params.texts, depth, expression),
             fusion.fuse,
         )
         hits = self._hits(lists.best, k, *lists.fused)
         return SearchResults(
-            hits, lists.best.rows, comparable(how, lists.dense), time.perf_counter() - start, self.exact
+            hits, lists.best.rows, comparable_rows(params, lists.dense), time.perf_counter() - start, self.exact
         )
 
     def exact(self, vectors: Vectors, k: int) -> npt.NDArray[np.int64]:
@@ -177,9 +177,9 @@ class MilvusBackend:
         except (UsageError, MismatchError) as error:
             raise BackendUnavailable(f"the collection that was served no longer exists: {error}") from error
 
-    def _nearest(self, vectors: Vectors | None, depth: int, expression: str | None, how: SearchParams) -> RankedRows:
+    def _nearest(self, vectors: Vectors | None, depth: int, expression: str | None, params: SearchParams) -> RankedRows:
         assert vectors is not None, "a similarity search needs the vectors of the queries"
-        return self.index.near(normalise(vectors), depth, expression, how.effort)
+        return self.index.near(normalise(vectors), depth, expression, params.effort)
 
     def _keyword_hits(self, texts: Sequence[str], depth: int, expression: str | None) -> RankedRows:
         """Rank by Milvus' BM25; larger is better. A text without words has no hits."""
@@ -217,8 +217,8 @@ class MilvusBackend:
                 if not self._any(expressions.has_name(name)):
                     raise UnknownField(name)
                 self._known_names.add(name)
-        for name in expressions.ranged(wanted):
-            if self._any(expressions.many(name)):
+        for name in expressions.range_names(wanted):
+            if self._any(expressions.many_fact(name)):
                 raise FilterError(
                     f"filter: a document has more than {expressions.MOST} values of {name!r}, and a range in Milvus "
                     "compares no more: filter by equality or `in`"
@@ -226,18 +226,18 @@ class MilvusBackend:
         return expressions.expression(wanted)
 
     def _any(self, fact: str) -> bool:
-        return bool(self._rows(expressions.has(fact), ("row",), CONSISTENCY, limit=1))
+        return bool(self._rows(expressions.has_any(fact), ("row",), CONSISTENCY, limit=1))
 
     def _hits(self, best: RankedRows, k: int, dense: RankedRows | None, keyword: RankedRows | None) -> list[list[Hit]]:
-        shown = best.rows[:, :k]
-        documents = self._documents(np.unique(shown[shown >= 0]).tolist(), CONSISTENCY)
+        rows = best.rows[:, :k]
+        documents = self._documents(np.unique(rows[rows >= 0]).tolist(), CONSISTENCY)
         answers = []
         for query, scores in enumerate(best.scores[:, :k].tolist()):
             by_vector, by_keyword = _ranks(dense, query), _ranks(keyword, query)
             answers.append(
                 [
                     Hit(documents[row], score, row, by_vector.get(row), by_keyword.get(row))
-                    for row, score in zip(shown[query].tolist(), scores, strict=True)
+                    for row, score in zip(rows[query].tolist(), scores, strict=True)
                     if row in documents  # missing if it was deleted in the meantime, or if there are fewer than k hits
                 ]
             )

@@ -11,7 +11,7 @@ import msgspec
 from embedship.codes import Vectors
 from embedship.errors import UsageError
 from embedship.serve.documents.store import Document
-from embedship.serve.live.changes import halves
+from embedship.serve.live.changes import to_half_precision
 from embedship.serve.milvus import expressions
 from embedship.serve.milvus.collection_metadata import LONGEST, LONGEST_ID, MOST_FACTS, CollectionMetadata
 
@@ -33,7 +33,7 @@ def entity(metadata: CollectionMetadata, document: Document, vector: Vectors) ->
     _require_size(document.id, "metadata", len(document_metadata), LONGEST, "bytes")
     _require_size(document.id, "metadata", len(msgspec.json.encode(scalars)), LONGEST, "bytes")
     _require_size(document.id, "metadata", len(facts), MOST_FACTS, "names and values")
-    values = halves(vector).astype("float32").tolist()
+    values = to_half_precision(vector).astype("float32").tolist()
     return {
         "row": row_of(document.id),
         "id": document.id,
@@ -53,9 +53,9 @@ def document(entity: Mapping[str, Any]) -> Document:
     return Document(entity["id"], text, title, msgspec.json.decode(entity["metadata"]))
 
 
-def _require_size(id: str, what: str, size: int, limit: int, unit: str) -> None:
+def _require_size(id: str, name: str, size: int, limit: int, unit: str) -> None:
     if size > limit:
         raise UsageError(
-            f"document {id[:100]!r}: size of {what} is {size:,} {unit}, "
+            f"document {id[:100]!r}: size of {name} is {size:,} {unit}, "
             f"and Milvus allows {limit:,}. Shorten or split it"
         )

@@ -42,7 +42,7 @@ def facts(metadata: Mapping[str, Any]) -> list[str]:
     for name, value in facts_of(metadata):
         unique[has_name(name)] = None
         unique[_fact(name, value)] = None
-    unique.update(dict.fromkeys(many(name) for name, values in scalars(metadata).items() if len(values) > MOST))
+    unique.update(dict.fromkeys(many_fact(name) for name, values in scalars(metadata).items() if len(values) > MOST))
     return list(unique)
 
 
@@ -63,12 +63,12 @@ def has_name(name: str) -> str:
     return _fact_text(name, "")
 
 
-def many(name: str) -> str:
+def many_fact(name: str) -> str:
     """Return the fact that a document has more values of this name than a range compares."""
     return _fact_text(name, _MANY)
 
 
-def has(*facts: str) -> str:
+def has_any(*facts: str) -> str:
     """Return the expression for entities that have at least one of these facts."""
     return f"array_contains_any(facts, [{', '.join(map(quoted, facts))}])"
 
@@ -78,7 +78,7 @@ def expression(wanted: Filter) -> str:
     return " and ".join(part for name, condition in wanted.items() for part in _parts(name, condition))
 
 
-def ranged(wanted: Filter) -> list[str]:
+def range_names(wanted: Filter) -> list[str]:
     """Return the names that have a range condition."""
     return [name for name, each in wanted.items() if isinstance(each, Condition) and _limits(each)]
 
@@ -97,18 +97,18 @@ def quoted(text: str) -> str:
 
 def _parts(name: str, condition: Scalar | Condition) -> Iterator[str]:
     if not isinstance(condition, Condition):
-        yield has(_fact(name, condition))
+        yield has_any(_fact(name, condition))
         return
     if condition.one_of is not None:
-        yield has(*(_fact(name, each) for each in condition.one_of))
+        yield has_any(*(_fact(name, each) for each in condition.one_of))
     if limits := _limits(condition):
         if quoted(name) != f'"{name}"':
             raise FilterError(
                 f"filter: Milvus does not support a range on {name!r}, because the name contains quotes or backslashes"
             )
         # If the value is a list, one element must be within all limits.
-        within = (" and ".join(f"scalars[{quoted(name)}][{at}] {each}" for each in limits) for at in range(MOST))
-        yield f"({' or '.join(f'({each})' for each in within)})"
+        conditions = (" and ".join(f"scalars[{quoted(name)}][{at}] {each}" for each in limits) for at in range(MOST))
+        yield f"({' or '.join(f'({each})' for each in conditions)})"
 
 
 def _limits(condition: Condition) -> list[str]:

@@ -68,7 +68,7 @@ class MilvusIndex:
     ) -> RankedRows:
         """Search a collection whose primary keys are 0 to n - 1. Used by the tests that compare all indexes."""
         effort = self.effort.overridden_by(effort)
-        queries = ranking.checked(queries, k, self._metadata.dimension)
+        queries = ranking.validate_queries(queries, k, self._metadata.dimension)
         expression = self._expression(allowed)
         if not len(queries) or expression == _NONE:
             return _no_hits(len(queries), k)
@@ -79,13 +79,13 @@ class MilvusIndex:
     def near(self, queries: Vectors, k: int, expression: str | None, effort: SearchEffort | None) -> RankedRows:
         """Return the k best entities that meet the expression, for each query vector (n, dim)."""
         effort = self.effort.overridden_by(effort)
-        queries = ranking.checked(queries, k, self._metadata.dimension)
+        queries = ranking.validate_queries(queries, k, self._metadata.dimension)
         if self.kind is IndexKind.FLAT or (expression is not None and self.count(expression) <= FEW):
             return self._search_exact(self._quick, queries, k, expression)
         return self._search_graph(queries, k, expression, effort)
 
     def exact(self, queries: Vectors, k: int, allowed: Allowed | None = None) -> RankedRows:
-        queries = ranking.checked(queries, k, self._metadata.dimension)
+        queries = ranking.validate_queries(queries, k, self._metadata.dimension)
         expression = self._expression(allowed)
         if not len(queries) or expression == _NONE:
             return _no_hits(len(queries), k)
@@ -104,13 +104,13 @@ class MilvusIndex:
         hits: list[RankedRows | None] = [None] * len(queries)
         while len(remaining):
             candidates = self._candidates(call, queries[remaining], limit, expression, self._metadata.truth, {})
-            again = []
+            retried = []
             for i, (rows, vectors) in zip(remaining.tolist(), candidates, strict=True):
                 ranked = _rank(queries[i], rows, vectors, max(k, len(rows)))
                 if k < len(rows) == limit < _MAX_HITS and _may_miss_ties(ranked, k, self._metadata.dimension):
-                    again.append(i)
+                    retried.append(i)
                 hits[i] = RankedRows(ranked.rows[:, :k], ranked.scores[:, :k])
-            remaining, limit = np.array(again, dtype=np.int64), min(4 * limit, _MAX_HITS)
+            remaining, limit = np.array(retried, dtype=np.int64), min(4 * limit, _MAX_HITS)
         return _stack([each for each in hits if each is not None], k)
 
     def _candidates(

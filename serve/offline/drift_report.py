@@ -129,11 +129,13 @@ def _recall(recall: RecallHistory | None, log: DriftLog, baseline: float | None)
         judged = int(np.count_nonzero(~np.isnan(log.recalls)))
         return [f"Recall was not tested: {judged} queries were judged, {queries_needed(baseline)} are needed."]
     last = recall.stretches[-1]
-    now = f"recall@10 is now {last.mean:.3f} ({last.lower:.3f} to {last.upper:.3f}), baseline {recall.baseline:.3f}"
+    sentence = (
+        f"recall@10 is now {last.mean:.3f} ({last.lower:.3f} to {last.upper:.3f}), baseline {recall.baseline:.3f}"
+    )
     if recall.alarms:
         first = recall.alarms[0]
-        return [f"Recall has fallen, first seen {when(first) if log.timed else f'at query {first:,.0f}'}: {now}."]
-    return [f"Recall has not fallen: {now}."]
+        return [f"Recall has fallen, first seen {when(first) if log.timed else f'at query {first:,.0f}'}: {sentence}."]
+    return [f"Recall has not fallen: {sentence}."]
 
 
 def tests(comparison: DriftComparison) -> list[TestLine]:

@@ -73,7 +73,7 @@ def read_npz(path: Path, reference: DriftReference) -> DriftLog:
     """
     arrays = _load(path)
     if unknown := arrays.keys() - KEYS.keys():
-        known = ", ".join(f"{name} {what}" for name, what in KEYS.items())
+        known = ", ".join(f"{name} {content}" for name, content in KEYS.items())
         raise UsageError(f"{path} contains the unknown array {sorted(unknown)[0]!r}. Allowed: {known}")
     if "vectors" not in arrays:
         raise UsageError(f"{path} contains no `vectors`, {KEYS['vectors']}")

@@ -99,8 +99,8 @@ class TripletBuilder:
         hits = self.search([each.query for each in queries], K)
         failed = []
         for each, rows in zip(queries, self._grouping.keys(hits).tolist(), strict=True):
-            judged = score(rows, each.relevant)
-            if judged.found < judged.expected:
+            result = score(rows, each.relevant)
+            if result.found < result.expected:
                 failed.append(each._replace(positives=tuple(sorted(each.relevant - set(rows)))))
         return failed, missing
 
@@ -153,10 +153,10 @@ class TripletBuilder:
     def _grouping(self) -> ChunkGrouping:
         return ChunkGrouping(self.folder.documents.firsts)
 
-    def _resolve(self, judged: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[TrainingQuery], int]:
+    def _resolve(self, labelled_queries: Iterable[tuple[str, Sequence[str]]]) -> tuple[list[TrainingQuery], int]:
         """Replace document ids by rows. Also return the number of ids that are not in the index."""
         queries, missing = [], 0
-        for query, ids in judged:
+        for query, ids in labelled_queries:
             rows = self.folder.documents.rows(list(ids))
             missing += len(set(ids)) - len(rows)
             if rows:
@@ -174,11 +174,11 @@ class TripletBuilder:
 
 def drifted_queries(clusters: ReferenceClusters, window: QueryWindow) -> list[DriftedQuery]:
     """Return the queries outside every cluster of the reference whose texts were kept, furthest first."""
-    far = clusters.far(window.vectors)
-    rows = [i for i, text in enumerate(window.texts) if text is not None and far[i]]
+    drifted = clusters.far(window.vectors)
+    rows = [i for i, text in enumerate(window.texts) if text is not None and drifted[i]]
     if not rows:
         return []
-    kept = QueryWindow(
+    window_queries = QueryWindow(
         window.vectors[rows], window.times[rows], window.calls[rows], tuple(window.texts[i] for i in rows)
     )
-    return list(clusters.compare(kept, queries=len(rows)).queries)
+    return list(clusters.compare(window_queries, queries=len(rows)).queries)

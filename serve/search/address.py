@@ -54,7 +54,7 @@ class Address:
         if self.local:
             return f"milvus:{'//' if self.uri.startswith('/') else ''}{self.uri}/{self.collection}"
         client_scheme, _, server = self.uri.partition("://")
-        (scheme,) = (ours for ours, theirs in SCHEMES.items() if theirs == client_scheme)
+        (scheme,) = (scheme_name for scheme_name, client_name in SCHEMES.items() if client_name == client_scheme)
         return f"{scheme}://{server}/{self.collection}"
 
 

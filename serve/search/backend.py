@@ -121,7 +121,7 @@ def run_searches(
     return HitLists(parts[0] if len(parts) == 1 else fuse(parts, max(k, RECALL_K)), dense, keyword)
 
 
-def comparable(params: SearchParams, rows: RankedRows | None) -> npt.NDArray[np.int64] | None:
+def comparable_rows(params: SearchParams, rows: RankedRows | None) -> npt.NDArray[np.int64] | None:
     """Return the (n, RECALL_K) rows whose recall can be compared with the baseline.
 
     None for a keyword search, a search with a filter, and a search with an effort set by the client.

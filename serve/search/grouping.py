@@ -78,13 +78,13 @@ class ChunkGrouping:
         assert self._firsts is not None
         k = best.rows.shape[1]
         rows, scores = (each[place : place + 1] for each in (best.rows, best.scores))
-        left = np.ones(len(self._firsts), dtype=np.bool_) if allowed is None else allowed.copy()
+        remaining = np.ones(len(self._firsts), dtype=np.bool_) if allowed is None else allowed.copy()
         while rows[0, -1] < 0:
             interruption.check()
-            left &= ~np.isin(self._firsts, self.keys(rows[0]))
-            if not left.any():
+            remaining &= ~np.isin(self._firsts, self.keys(rows[0]))
+            if not remaining.any():
                 return
-            more = self.best(search(query, SPREAD * k, left), k)
+            more = self.best(search(query, SPREAD * k, remaining), k)
             if more.rows[0, 0] < 0:
                 return
             # Rows of -1 are removed first: once packed into keys they would look like real rows.
@@ -103,8 +103,8 @@ class ChunkGrouping:
         while True:
             hits = search(limit)
             best = self.best(hits, k)
-            lacking = best.rows[:, -1] < 0
-            if not (hits.rows[lacking, -1] >= 0).any():
+            incomplete = best.rows[:, -1] < 0
+            if not (hits.rows[incomplete, -1] >= 0).any():
                 return best
             limit *= _FURTHER
 
@@ -114,10 +114,10 @@ class ChunkGrouping:
         if self._firsts is None:
             return fused
         for query, keys in enumerate(fused.rows):
-            shown: dict[int, int] = {}
+            best_rows: dict[int, int] = {}
             for part in reversed(parts):
-                shown.update(zip(self.keys(part.rows[query]).tolist(), part.rows[query].tolist(), strict=True))
-            fused.rows[query] = [-1 if key < 0 else shown[key] for key in keys.tolist()]
+                best_rows.update(zip(self.keys(part.rows[query]).tolist(), part.rows[query].tolist(), strict=True))
+            fused.rows[query] = [-1 if key < 0 else best_rows[key] for key in keys.tolist()]
         return fused
 
 

@@ -68,10 +68,16 @@ class ShadowCandidate:
         if settings.candidate_index is None:
             return None
         bundle = Bundle.open(settings.candidate_bundle or settings.bundle)
+
+        def open_variant(chosen: tune.ChosenVariant) -> Encoder:
+            with ExitStack() as own:
+                encoder = own.enter_context(Encoder.open(bundle, chosen.variant, streams=1))
+                shapes.ensure(encoder, settings.cache)
+                own.pop_all()
+            return encoder
+
         with ExitStack() as on_error:
-            variant = tune.choose_variant(bundle, settings.cache).variant
-            encoder = on_error.enter_context(Encoder.open(bundle, variant, streams=1))
-            shapes.ensure(encoder, settings.cache)
+            encoder = on_error.enter_context(tune.open_chosen(bundle, settings.cache, open_variant))
             golden.check(encoder)
             vector = GoldenTexts.load(bundle).vectors[:1]
             collection = Collection.open(settings.candidate_index, bundle, encoder.tokenizer.prompt, vector)
@@ -83,7 +89,7 @@ class ShadowCandidate:
         self._probes.extend(probes)
         self._thread.start()
 
-    def sample(self, queries: Sequence[str], found: SearchResults, params: SearchParams, seconds: float) -> None:
+    def sample(self, queries: Sequence[str], results: SearchResults, params: SearchParams, seconds: float) -> None:
         """Queue a share of the queries of a search, which took `seconds`, for the candidate. Never blocks.
 
         Only similarity searches with default effort and at least ten hits are sampled.
@@ -95,7 +101,7 @@ class ShadowCandidate:
             or self._closing.is_set()
         ):
             return
-        for query, hits in zip(queries, found.hits, strict=True):
+        for query, hits in zip(queries, results.hits, strict=True):
             if len(hits) >= K and self._random.random() < self._rate:
                 served = tuple(hit.document.id for hit in hits[:K])
                 duration = seconds if len(queries) == 1 else None
@@ -146,7 +152,7 @@ class ShadowCandidate:
         began = time.perf_counter()
         try:
             tokens = self._encoder.tokenizer([query], self._collection.prompt)
-            found = self._collection.backend.find(
+            results = self._collection.backend.find(
                 self._encoder.encode_tokens(tokens), K, params._replace(texts=[query])
             )
         except Exception:
@@ -157,7 +163,7 @@ class ShadowCandidate:
             seconds = time.perf_counter() - began
             self._budget.spend(seconds)
             self.comparison.record_time(seconds)
-        return [hit.document.id for hit in found.hits[0]], seconds
+        return [hit.document.id for hit in results.hits[0]], seconds
 
     def close(self) -> None:
         self._closing.set()

@@ -90,7 +90,7 @@ class DocumentWriter:
         """Return the documents that differ from those in the index, with their chunks. Interruptible."""
 
         def split() -> ChunkedDocuments:
-            return ChunkedDocuments.of(index.changed_documents(documents), self._split)
+            return ChunkedDocuments.from_documents(index.changed_documents(documents), self._split)
 
         try:
             chunked = await interruption.on_thread(self._thread, split)

@@ -28,7 +28,7 @@ class OpenedEncoder(NamedTuple):
     """The encoder of a bundle, and a message for the log about how its variant was chosen."""
 
     encoder: Encoder
-    remark: str | None
+    warning: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class LoadedModel:
     """A model that is ready to encode, with its devices, queue and canary texts."""
 
     encoder: Encoder
-    remark: str | None
+    warning: str | None
     pool: DevicePool
     inference: InferenceClient
     canary_target: CanaryTarget
@@ -76,10 +76,10 @@ class LoadedModel:
         stack.callback(inference.close)
         return cls(
             encoder,
-            opened.remark,
+            opened.warning,
             pool,
             inference,
-            CanaryTarget(workers, CanaryTexts.from_encoder(encoder), ShapeWalk.of(encoder)),
+            CanaryTarget(workers, CanaryTexts.from_encoder(encoder), ShapeWalk.from_encoder(encoder)),
         )
 
     @property
@@ -96,21 +96,43 @@ class LoadedModel:
         return self.pool.checked
 
 
-def open_encoder(path: Path, variant: str | None, task: Task, settings: Settings) -> OpenedEncoder:
-    """Open the encoder of a bundle; without `variant`, choose the best one measured on this machine.
+def open_model(
+    path: Path,
+    variant: str | None,
+    task: Task,
+    settings: Settings,
+    admission: AdmissionController,
+    counts: ModelMetrics,
+    stack: ExitStack,
+) -> LoadedModel:
+    """Open the named variant of a bundle, or without a name the best one that is right on this machine.
 
     Raises UsageError, UnsafeError, MissingExtra, EngineError, GateError.
     """
     bundle = Bundle.open(path)
     bundle.require(task)
-    chosen = ChosenVariant(variant, None) if variant else tune.choose_variant(bundle, settings.cache)
+
+    def open_variant(chosen: ChosenVariant) -> LoadedModel:
+        with ExitStack() as own:
+            model = LoadedModel.open(_open_encoder(bundle, chosen, settings), settings, admission, counts, own)
+            stack.enter_context(own.pop_all())
+        return model
+
+    return (
+        open_variant(ChosenVariant(variant, None))
+        if variant
+        else tune.open_chosen(bundle, settings.cache, open_variant)
+    )
+
+
+def _open_encoder(bundle: Bundle, chosen: ChosenVariant, settings: Settings) -> OpenedEncoder:
     if settings.workers:
         encoder = processes(
             bundle, chosen.variant, settings.workers, settings.streams, settings.stall_seconds, _device_prefix(bundle)
         )
     else:
-        encoder = Encoder.open(bundle, chosen.variant, streams=settings.streams, task=task)
-    return OpenedEncoder(encoder, chosen.remark)
+        encoder = Encoder.open(bundle, chosen.variant, streams=settings.streams, task=bundle.task)
+    return OpenedEncoder(encoder, chosen.warning)
 
 
 def _device_prefix(bundle: Bundle) -> str:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class SearchOutcome:
     """Result of a search, with the tokens of its queries and of re-ranked pairs."""
 
-    found: SearchResults
+    results: SearchResults
     encoded: EncodedTexts
     scored: int = 0  # tokens of the re-ranked pairs
 
@@ -105,7 +105,7 @@ class QueryPipeline:
         vectors: Vectors | None = None
         if params.mode is SearchMode.KEYWORD:
             encoded = EncodedTexts(np.empty((0, self._inference.model.dimension), dtype=np.float32), [], [])
-            permit = self._inference.admission.acquire(len(queries), lane or Priority.INTERACTIVE, paced=False)
+            permit = self._inference.admission.acquire(len(queries), lane or Priority.INTERACTIVE, uses_model=False)
         else:
             permit = self._inference.enter(queries, collection.prompt, lane)
         with permit:
@@ -113,18 +113,18 @@ class QueryPipeline:
                 encoded = await self._inference.encode(queries, collection.prompt, lane=lane, permit=permit)
                 vectors = encoded.vectors
             with _invalid_parameters_as_http_errors():
-                found = await collection.search(vectors, depth, params, permit)
+                results = await collection.search(vectors, depth, params, permit)
             end_phase(RequestPhase.SEARCH)
-        self._metrics.search_seconds.observe(found.seconds)
+        self._metrics.search_seconds.observe(results.seconds)
         seconds = time.perf_counter() - began
-        returned, scored = found, 0
+        returned, scored = results, 0
         if reranker:
-            returned, scored = await reranker.rerank(queries, found, k, collection.backend.manifest.with_title, lane)
+            returned, scored = await reranker.rerank(queries, results, k, collection.backend.manifest.with_title, lane)
         # Record the query only after re-ranking: a request rejected there is retried, and would be counted twice.
         if len(encoded.vectors):
-            self._monitor.observer.observe(encoded.vectors, found.nearest, queries, found.exact)
+            self._monitor.observer.observe(encoded.vectors, results.nearest, queries, results.exact)
         if self._candidate:
-            self._candidate.sample(queries, found, params, seconds)
+            self._candidate.sample(queries, results, params, seconds)
         assert feedback is not None, "a server with an index has feedback"
         if context := current_request.get():
             feedback.answers.store(context.id, returned.rows[:, :RECALL_K], queries if feedback.keeps_texts else None)
@@ -134,9 +134,9 @@ class QueryPipeline:
         """Return the RECALL_K best rows of a query: a search like a user's, but with bulk priority and not counted."""
         collection = self.collection
         encoded = await self._inference.encode([query], collection.prompt, lane=Priority.BULK, counted=False)
-        found = await collection.search(encoded.vectors, RECALL_K)
+        results = await collection.search(encoded.vectors, RECALL_K)
         end_phase(RequestPhase.SEARCH)
-        rows: list[int] = found.rows[0, :RECALL_K].tolist()
+        rows: list[int] = results.rows[0, :RECALL_K].tolist()
         return rows
 
     def require_index(self) -> None:

@@ -25,7 +25,7 @@ from embedship.serve.batching.admission import AdmissionController
 from embedship.serve.live.backend import FolderBackend
 from embedship.serve.search.address import Address
 from embedship.serve.search.backend import DEFAULT_SEARCH_PARAMS, RECALL_K
-from embedship.serve.service.model import LoadedModel, open_encoder
+from embedship.serve.service.model import open_model
 from embedship.serve.settings import Settings
 from embedship.serve.telemetry.metrics import ModelMetrics
 
@@ -143,8 +143,8 @@ def _open_bundle(tried: BundleTrial, trial: Trial) -> None:
     )
     counts = ModelMetrics(prometheus_client.CollectorRegistry())
     with ExitStack() as stack:
-        encoder = open_encoder(settings.bundle, tried.variant, tried.task, settings)
-        LoadedModel.open(encoder, settings, AdmissionController(settings.queue_texts), counts, stack)
+        admission = AdmissionController(settings.queue_texts)
+        open_model(settings.bundle, tried.variant, tried.task, settings, admission, counts, stack)
 
 
 def _search_index(tried: IndexTrial) -> None:

@@ -59,7 +59,7 @@ class Reranker:
         return PairScores(encoded.vectors[:, 0], encoded)
 
     async def rerank(
-        self, queries: Sequence[str], found: SearchResults, k: int, with_title: bool, lane: Priority | None
+        self, queries: Sequence[str], results: SearchResults, k: int, with_title: bool, lane: Priority | None
     ) -> tuple[SearchResults, int]:
         """Return the k best hits per query, with the scores of this model, and the number of computed tokens.
 
@@ -67,17 +67,17 @@ class Reranker:
         """
         pairs = [
             (query, text_of(hit.document, with_title))
-            for query, hits in zip(queries, found.hits, strict=True)
+            for query, hits in zip(queries, results.hits, strict=True)
             for hit in hits
         ]
         if not pairs:
-            return found, 0
+            return results, 0
         scored = await self.score(pairs, lane=lane or Priority.INTERACTIVE)
-        ends = np.cumsum([len(hits) for hits in found.hits])[:-1]  # the pairs of a query are consecutive
+        ends = np.cumsum([len(hits) for hits in results.hits])[:-1]  # the pairs of a query are consecutive
         parts = (np.split(scores, ends) for scores in (scored.logits, scored.probabilities))
-        ranked = [_sort_hits(*each) for each in zip(found.hits, *parts, strict=True)]
-        rows = np.stack([_rows(hits, before) for hits, before in zip(ranked, found.rows, strict=True)])
-        return replace(found, hits=[hits[:k] for hits in ranked], rows=rows), scored.encoded.tokens
+        ranked = [_sort_hits(*each) for each in zip(results.hits, *parts, strict=True)]
+        rows = np.stack([_rows(hits, before) for hits, before in zip(ranked, results.rows, strict=True)])
+        return replace(results, hits=[hits[:k] for hits in ranked], rows=rows), scored.encoded.tokens
 
 
 def argsort_descending(logits: Scores) -> list[int]:

@@ -26,7 +26,7 @@ from embedship.serve.service.candidate import ShadowCandidate
 from embedship.serve.service.collection import Collection
 from embedship.serve.service.document_writer import DocumentWriter
 from embedship.serve.service.feedback import FeedbackService
-from embedship.serve.service.model import LoadedModel, OpenedEncoder, open_encoder
+from embedship.serve.service.model import LoadedModel, OpenedEncoder, open_model
 from embedship.serve.service.query_pipeline import QueryPipeline
 from embedship.serve.service.reranker import Reranker
 from embedship.serve.settings import Settings
@@ -81,12 +81,12 @@ class ModelService:
             known = frozenset(model.bundle.manifest.digest for model in current.models)
             reload_trial.require_openable(reload_trial.plan(settings, known))
         with ExitStack() as stack:  # a failure closes everything that was opened
-            opened = (
-                OpenedEncoder(encoder, None)
+            admission, counts = admissions.embed, metrics.embedding
+            model = (
+                LoadedModel.open(OpenedEncoder(encoder, None), settings, admission, counts, stack)
                 if encoder
-                else open_encoder(settings.bundle, settings.variant, Task.EMBED, settings)
+                else open_model(settings.bundle, settings.variant, Task.EMBED, settings, admission, counts, stack)
             )
-            model = LoadedModel.open(opened, settings, admissions.embed, metrics.embedding, stack)
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
             return cls._open(settings, model, reranker, metrics, current, stack)
 
@@ -212,8 +212,8 @@ def _reranker(
     if settings.reranker is None:
         return None
     assert counts is not None, "metrics for pairs exist if there is a re-ranker"
-    opened = open_encoder(settings.reranker, None, Task.RERANK, settings)
-    return Reranker(LoadedModel.open(opened, settings, admission, counts, stack), settings.max_body_bytes)
+    model = open_model(settings.reranker, None, Task.RERANK, settings, admission, counts, stack)
+    return Reranker(model, settings.max_body_bytes)
 
 
 def _collection(settings: Settings, encoder: Encoder, before: Collection | None) -> Collection | None:

@@ -25,7 +25,7 @@ class ShapeWalk:
         self._places: dict[str, int] = {}  # device -> position of its next shape
 
     @classmethod
-    def of(cls, encoder: Encoder) -> ShapeWalk:
+    def from_encoder(cls, encoder: Encoder) -> ShapeWalk:
         subject = CertificateSubject.from_encoder(encoder)
         return cls(ShapeTexts.from_subject(subject), subject.layout.shapes(), subject.floor)
 
@@ -53,7 +53,7 @@ class ShapeWalk:
         vectors = await workers.encode_on(device, self._tokens(keys))
         wider_vectors = await workers.encode_on(device, self._tokens(wider_keys))
         compared = len(wider_keys) - 1
-        likeness = float(self._texts.alike(vectors[:compared], wider_vectors[:compared]).min())
+        likeness = float(self._texts.likeness(vectors[:compared], wider_vectors[:compared]).min())
         if likeness >= self._floor:  # false for NaN
             return True
         logger.error(

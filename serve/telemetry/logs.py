@@ -39,16 +39,20 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def configure_logging(form: LogFormat, device: str | None = None) -> None:
+def configure_logging(log_format: LogFormat, device: str | None = None) -> None:
     """Configure logging, including warnings and uncaught exceptions. `device` names a worker process."""
-    out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(JsonFormatter(device) if form is LogFormat.JSON else TextFormatter(device, sys.stderr.isatty()))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(device) if log_format is LogFormat.JSON else TextFormatter(device, sys.stderr.isatty())
+    )
     level = logging.WARNING if terminal.verbosity() is Verbosity.QUIET else logging.INFO
-    logging.basicConfig(level=level, handlers=[out], force=True)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    if form is LogFormat.JSON:
+    if log_format is LogFormat.JSON:
         sys.excepthook = _uncaught
-        threading.excepthook = lambda seen: _uncaught(seen.exc_type, seen.exc_value, seen.exc_traceback)
+        threading.excepthook = lambda exception: _uncaught(
+            exception.exc_type, exception.exc_value, exception.exc_traceback
+        )
 
 
 class TextFormatter(logging.Formatter):
@@ -67,8 +71,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as JSON: time, level, logger, message, and if known device, request_id or requests, trace_id,
-    exception.
+    """Formats a record as JSON: time, level, logger and message. If known, also device, request_id or requests,
+    trace_id and exception.
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -116,7 +120,7 @@ def _escape_surrogates(value: Any) -> Any:
 def log_access(context: RequestContext, method: str, route: str, status: int, seconds: float) -> None:
     """Log one answered request. `seconds` is the time from its first received byte to the last byte of its response."""
     phases, tokens = context.seconds(), sum(context.lengths)
-    times = ", ".join(f"{phase} {1e3 * spent:.2f}" for phase, spent in phases.items())
+    times = ", ".join(f"{phase} {1e3 * phase_seconds:.2f}" for phase, phase_seconds in phases.items())
     message = f"{method} {route} {status}, {len(context.lengths)} texts, {tokens} tokens, {1e3 * seconds:.2f} ms"
     fields = {
         "method": method,
@@ -124,7 +128,9 @@ def log_access(context: RequestContext, method: str, route: str, status: int, se
         "status": status,
         "texts": len(context.lengths),
         "tokens": tokens,
-        "seconds": {str(phase): round(spent, 6) for phase, spent in (("total", seconds), *phases.items())},
+        "seconds": {
+            str(phase): round(phase_seconds, 6) for phase, phase_seconds in (("total", seconds), *phases.items())
+        },
     }
     logger.info("%s", f"{message} ({times})" if times else message, extra={FIELDS: fields})
 

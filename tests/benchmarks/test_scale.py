@@ -122,7 +122,7 @@ def test_the_queue_as_prometheus_sees_it() -> None:
     replicas.feed(cluster.arrivals([Span(240.0, 120.0)], 0), LENGTHS)
     scaler = autoscaling.Autoscaler(events, replicas, autoscaling.Rule(least=2, most=2), 240.0)
     seen: list[float] = []
-    events.at(239.0, lambda: seen.append(scaler.waiting()))
+    events.schedule(239.0, lambda: seen.append(scaler.waiting()))
     events.run()
     waited = sum(replica.waited for replica in replicas.ready) / 240.0
     assert seen == [pytest.approx(waited, rel=0.1)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedship.device import DeviceAddress, DeviceKind, several
+from embedship.device import DeviceAddress, DeviceKind, parse_devices
 from embedship.errors import UsageError
 from embedship.serve.settings import Settings
 
@@ -51,7 +51,7 @@ def test_without_names_the_streams_run_in_the_server(text: str) -> None:
 )
 def test_several_are_of_one_kind_and_each_once(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        several(text)
+        parse_devices(text)
     with pytest.raises(UsageError, match=rf"--devices \(EMBEDSHIP_DEVICES\): {said}"):
         Settings(bundle=Path("bundle"), devices=text)
 

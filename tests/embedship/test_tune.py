@@ -53,9 +53,9 @@ def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, monkeypatch:
     assert stored.variant == settled.variant
     assert set(stored.tokens_per_second) == set(stored.latency_seconds) == set(NAMES)
     assert all(speed > 0 for speed in stored.tokens_per_second.values())
-    assert settled.remark is not None
-    assert "onnx was chosen on another cpu (asimd)" in settled.remark
-    assert "bundle.choice.json" in settled.remark
+    assert settled.warning is not None
+    assert "onnx was chosen on another cpu (asimd)" in settled.warning
+    assert "bundle.choice.json" in settled.warning
     assert (foreign / "bundle.json").read_bytes() == before
     assert opened.verify() == len(opened.manifest.files), "nothing was put into the bundle"
     assert tune.choose_variant(opened) == (settled.variant, None), "the next start measures nothing"
@@ -66,10 +66,10 @@ def test_a_foreign_choice_is_measured_again_and_kept(foreign: Path, monkeypatch:
 def test_what_cannot_be_kept_is_said(foreign: Path, tmp_path: Path) -> None:
     occupied = tmp_path / "file"
     occupied.touch()
-    remark = tune.choose_variant(Bundle.open(foreign), occupied).remark
-    assert remark is not None
-    assert "not stored" in remark
-    assert "--cache (EMBEDSHIP_CACHE)" in remark
+    warning = tune.choose_variant(Bundle.open(foreign), occupied).warning
+    assert warning is not None
+    assert "not stored" in warning
+    assert "--cache (EMBEDSHIP_CACHE)" in warning
 
 
 def test_no_variant_is_begun_after_the_limit(foreign: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,6 +132,6 @@ def test_a_choice_whose_runtime_is_not_installed_here_is_made_again(
     monkeypatch.setattr(tune.Encoder, "open", without_openvino)
     settled = tune.choose_variant(bundle, tmp_path / "b")
     assert settled.variant == "onnx"
-    assert settled.remark is not None
-    assert "openvino-int8 needs openvino, which is not installed here" in settled.remark
-    assert tune.choose_variant(bundle, tmp_path / "b").remark is None, "kept for the next start"
+    assert settled.warning is not None
+    assert "openvino-int8 needs openvino, which is not installed here" in settled.warning
+    assert tune.choose_variant(bundle, tmp_path / "b").warning is None, "kept for the next start"

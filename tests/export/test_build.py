@@ -75,7 +75,7 @@ def test_every_variant_is_there_measured_and_runs(exported: Path, tiny: Path) ->
     assert set(bundle.manifest.choice.tokens_per_second) == set(names)
     for variant in bundle.manifest.variants:
         assert variant.size == sum(bundle.manifest.files[n].size for n in bundle.files_of(variant)[2:])
-        assert variant.parity.texts == 14 + 30, "hostile texts, and the half of 60 that calibrated nothing"
+        assert variant.parity.texts == 14 + 30, "adversarial texts, and the half of 60 that calibrated nothing"
         assert 0 < variant.parity.longest <= 64
         assert variant.parity.overlap > 0.2
         assert variant.invariance.texts >= 25
@@ -121,7 +121,7 @@ def test_a_graph_that_computes_something_else_does_not_pass(
     """The pooling forgets the mask: right for every text alone, wrong in company."""
     from embedship.export.variants import torch_graph
 
-    monkeypatch.setitem(torch_graph._POOLS, "mean", lambda hidden, mask: hidden.mean(dim=1))
+    monkeypatch.setitem(torch_graph._POOLS, "mean", lambda hidden, mask, tokens: hidden.mean(dim=1))
     with pytest.raises(GateError, match="does not reproduce the checkpoint's vectors"):
         build(tiny, tmp_path / "bundle", ExportOptions(texts=texts, variants=("onnx",)), quiet())
     assert list(tmp_path.iterdir()) == []
@@ -153,10 +153,10 @@ def test_a_budget_that_nothing_keeps_leaves_no_bundle(
 ) -> None:
     from embedship.export.gates import retrieval_metrics
 
-    wishes = ExportOptions(texts=texts, variants=("onnx",), evaluation=evaluation, max_recall_drop=0.005)
+    options = ExportOptions(texts=texts, variants=("onnx",), evaluation=evaluation, max_recall_drop=0.005)
     monkeypatch.setattr(retrieval_metrics, "drop", lambda before, after: 0.006)
     with pytest.raises(GateError, match=r"loses more than 0.005 .* checkpoint 1.0000, onnx 1.0000.*--max-recall-drop"):
-        build(tiny, tmp_path / "bundle", wishes, quiet())
+        build(tiny, tmp_path / "bundle", options, quiet())
     assert list(tmp_path.iterdir()) == []
 
 

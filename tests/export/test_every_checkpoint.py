@@ -41,10 +41,10 @@ FLOORS = {**parity.FLOORS, Precision.BFLOAT16: ParityFloors(minimum=0.98, mean=0
 
 
 class Kind(NamedTuple):
-    """`make` returns the folder to export; `wishes` are what the command would be told, given that folder."""
+    """`make` returns the folder to export; `options` returns the export options for it."""
 
     make: Callable[[Make, Path], Path]
-    wishes: Callable[[Path], dict[str, Any]] = lambda folder: {}
+    options: Callable[[Path], dict[str, Any]] = lambda folder: {}
     prompt: str | None = None
     dimensions: tuple[int, ...] = ()
     twin: Callable[[Path], Path] = lambda folder: folder  # what sentence-transformers is asked to open
@@ -295,17 +295,17 @@ def test_the_bundle_gives_the_vectors_of_the_checkpoint(
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = kind.make(checkpoint, tmp_path)
-    wishes = kind.wishes(folder)
+    options = kind.options(folder)
     made = build(
         folder,
         tmp_path / "bundle",
-        ExportOptions(texts=texts, variants=("openvino",), floors=FLOORS, **wishes),
+        ExportOptions(texts=texts, variants=("openvino",), floors=FLOORS, **options),
         quiet(),
     )
     assert not (tmp_path / "modules").exists(), "code was copied to the cache of transformers"
     with trust.private_modules(tmp_path / "reference"):
-        expected = reference(kind.twin(folder), kind.prompt, "trust_remote_code" in wishes)
-    expected = expected[:, : wishes.get("truncate_dim")]
+        expected = reference(kind.twin(folder), kind.prompt, "trust_remote_code" in options)
+    expected = expected[:, : options.get("truncate_dim")]
     for variant, floor in (("onnx", 0.99999), ("openvino", 0.99)):
         with Encoder.open(made, variant) as encoder:
             vectors = encoder.encode(TEXTS, prompt_name=kind.prompt)

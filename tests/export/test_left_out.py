@@ -157,8 +157,8 @@ def test_a_re_ranker_too_goes_on_without_it(
     cross_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cannot_be_made(monkeypatch)
-    wishes = ExportOptions(task=Task.RERANK, floors=LOOSE_SCORES)
-    made = build(cross_encoder, tmp_path / "bundle", wishes, quiet())
+    options = ExportOptions(task=Task.RERANK, floors=LOOSE_SCORES)
+    made = build(cross_encoder, tmp_path / "bundle", options, quiet())
     assert [(one.name, one.stage) for one in made.manifest.failed] == [("openvino-int8", ExportStage.MAKE)]
     assert [v.name for v in made.manifest.variants] == ["onnx", "onnx-int8", "openvino"]
     assert made.verify() == len(made.manifest.files)
@@ -181,10 +181,10 @@ def test_a_variant_that_fails_on_the_corpus_is_left_out_and_never_chosen(
         return documents, queries
 
     monkeypatch.setattr(retrieval_metrics, "encode_functions", broken)
-    wishes = ExportOptions(
+    options = ExportOptions(
         texts=texts, evaluation=evaluation, max_recall_drop=0.5, variants=("openvino",), skip_failed=True, floors=LOOSE
     )
-    made = build(tiny, tmp_path / "bundle", wishes, quiet())
+    made = build(tiny, tmp_path / "bundle", options, quiet())
     (failed,) = made.manifest.failed
     assert (failed.name, failed.stage) == ("openvino", ExportStage.RETRIEVAL)
     assert "NaN" in failed.reason

@@ -1,4 +1,4 @@
-"""Every kind of hostile text is there, and a variant that breaks on that one alone does not pass."""
+"""Every kind of adversarial text is there, and a variant that breaks on that one alone does not pass."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Given:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_variant_that_breaks_on_one_kind_is_refused(bundle: Path, tokenizer: Tokenizer, kind: str) -> None:
     opened = Bundle.open(bundle)
-    texts = probe_texts.hostile(tokenizer, MAX)
+    texts = probe_texts.adversarial_texts(tokenizer, MAX)
     (row,) = (i for i, text in enumerate(texts) if KINDS[kind](text, tokenizer([text])))
     expected = np.random.default_rng(0).normal(size=(len(texts), 64)).astype(np.float32)
     asked = ProbeSet(texts, expected, len(texts), MAX, False)
@@ -80,12 +80,12 @@ def test_a_shown_text_is_one_printable_line() -> None:
 
 def test_what_is_too_long_to_compare_is_cut_not_left_out(tokenizer: Tokenizer) -> None:
     text = " ".join(map(str, range(300)))
-    short = probe_texts.within(tokenizer, text, 40)
+    short = probe_texts.truncate(tokenizer, text, 40)
     assert text.startswith(short)
     assert len(short) > 40
     assert tokenizer([short]).lengths[0] <= 40
     assert tokenizer([text[: len(short) + 2]]).lengths[0] > 40
-    assert probe_texts.within(tokenizer, "short", 40) == "short"
+    assert probe_texts.truncate(tokenizer, "short", 40) == "short"
 
 
 def test_int8_is_not_judged_by_the_short_texts_it_was_calibrated_on() -> None:

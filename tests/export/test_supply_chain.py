@@ -49,9 +49,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return private, public
 
 
-def export(checkpoint: Path, out: Path, texts: Path, key: Path | None = None, **wishes: object) -> Bundle:
-    told = ExportOptions(texts=texts, variants=VARIANTS, sign=key, name="tiny", **wishes)  # type: ignore[arg-type]
-    return build(checkpoint, out, told, StepTimer(Console(quiet=True)))
+def export(checkpoint: Path, out: Path, texts: Path, key: Path | None = None, **options: object) -> Bundle:
+    export_options = ExportOptions(texts=texts, variants=VARIANTS, sign=key, name="tiny", **options)  # type: ignore[arg-type]
+    return build(checkpoint, out, export_options, StepTimer(Console(quiet=True)))
 
 
 @pytest.fixture(scope="module")

@@ -49,13 +49,13 @@ def test_export_and_evaluate_leave_them_out_and_name_them(
     bare: Path, evaluation: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = StringIO()
-    wishes = ExportOptions(
+    options = ExportOptions(
         texts=lines(tmp_path / "texts.jsonl", [ZERO, *LINES]),
         queries=lines(tmp_path / "queries.jsonl", [ZERO, *LINES]),
         evaluation=evaluation,
         variants=("onnx",),
     )
-    made = build(bare, tmp_path / "bundle", wishes, StepTimer(Console(file=said, width=1000)))
+    made = build(bare, tmp_path / "bundle", options, StepTimer(Console(file=said, width=1000)))
     assert made.manifest.quality is not None
     assert (made.manifest.quality.documents, made.manifest.quality.queries) == (30, 5)
     assert made.manifest.quality.result_of("checkpoint").metrics["recall@10"] == 1
@@ -87,4 +87,4 @@ def test_with_special_tokens_an_empty_document_stays(bundle: Path, evaluation: P
     """So says sentence-transformers, too: its vector is that of the two special tokens."""
     opened = Bundle.open(bundle)
     data = RetrievalDataset.read(evaluation)
-    assert data.encodable(Tokenizer.open(opened), opened.manifest.pipeline, pytest.fail) is data
+    assert data.drop_empty_texts(Tokenizer.open(opened), opened.manifest.pipeline, pytest.fail) is data

@@ -88,7 +88,7 @@ class Cluster:
         found = [value for path, value in self.objects.items() if path.rsplit("/", 1)[0] == folder]
         return [value for value in found if _selected(value, query)]
 
-    def of(self, kind: str) -> dict[str, Object]:
+    def objects_of_kind(self, kind: str) -> dict[str, Object]:
         """Return the objects of a kind by name."""
         return {each["metadata"]["name"]: each for each in self.objects.values() if each["kind"] == kind}
 

@@ -95,6 +95,17 @@ FETCHED: dict[str, Any] = {
     "driftReport": {"enabled": True, "claimName": "logs"},
     "networkPolicy": {"offline": False, "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]},
 }
+ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["search.example"]}
+ZERO: dict[str, Any] = {
+    "auth": ANYBODY,
+    "autoscaling": {"enabled": True, "kind": "http", "http": {"hosts": ["search.example"]}},
+    "httpRoute": ROUTE,
+}
+POOL: dict[str, Any] = {
+    "auth": ANYBODY,
+    "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}},
+    "httpRoute": ROUTE,
+}
 
 
 class StrictLoader(yaml.CSafeLoader):

@@ -30,12 +30,12 @@ def objects(helm: Path) -> list[dict[str, Any]]:
     return render(helm, TWO)
 
 
-def of(objects: list[dict[str, Any]], *kinds: str) -> dict[str, dict[str, Any]]:
+def select_kinds(objects: list[dict[str, Any]], *kinds: str) -> dict[str, dict[str, Any]]:
     return {each["metadata"]["name"]: each for each in objects if each["kind"] in kinds}
 
 
 def test_each_has_a_workload_and_a_service(objects: list[dict[str, Any]]) -> None:
-    found = of(objects, "Deployment", "StatefulSet")
+    found = select_kinds(objects, "Deployment", "StatefulSet")
     assert {name: (each["kind"], each["spec"]["replicas"]) for name, each in found.items()} == {
         NAMES[0]: ("Deployment", 3), NAMES[1]: ("StatefulSet", 2),
     }  # fmt: skip
@@ -44,46 +44,52 @@ def test_each_has_a_workload_and_a_service(objects: list[dict[str, Any]]) -> Non
     assert [each.get("EMBEDSHIP_MAX_TEXTS") for each in env] == ["64", None]
     assert [each["EMBEDSHIP_STREAMS"] for each in env] == ["1", "1"], "release values apply to all bundles"
     assert ("initContainers" in legal, "initContainers" in medical) == (False, True)
-    assert set(of(objects, "Service")) == {*NAMES, f"{NAMES[1]}-replicas"}
+    assert set(select_kinds(objects, "Service")) == {*NAMES, f"{NAMES[1]}-replicas"}
 
 
 def test_none_answers_for_another(objects: list[dict[str, Any]]) -> None:
     pods = {name: each["spec"]["template"]["metadata"]["labels"] for name, each in
-            of(objects, "Deployment", "StatefulSet").items()}  # fmt: skip
+            select_kinds(objects, "Deployment", "StatefulSet").items()}  # fmt: skip
 
     def chosen(selector: dict[str, str]) -> list[str]:
         return [name for name, labels in pods.items() if selector.items() <= labels.items()]
 
     for name in NAMES:
-        assert chosen(of(objects, "Service")[name]["spec"]["selector"]) == [name]
-        assert chosen(of(objects, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"]) == [name]
-        assert chosen(of(objects, "Deployment", "StatefulSet")[name]["spec"]["selector"]["matchLabels"]) == [name]
-        assert chosen(of(objects, "NetworkPolicy")[f"{name}-server"]["spec"]["podSelector"]["matchLabels"]) == [name]
-        watched = of(objects, "ServiceMonitor")[name]["spec"]["selector"]["matchLabels"]
+        assert chosen(select_kinds(objects, "Service")[name]["spec"]["selector"]) == [name]
+        assert chosen(select_kinds(objects, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"]) == [name]
+        assert chosen(select_kinds(objects, "Deployment", "StatefulSet")[name]["spec"]["selector"]["matchLabels"]) == [
+            name
+        ]
+        assert chosen(
+            select_kinds(objects, "NetworkPolicy")[f"{name}-server"]["spec"]["podSelector"]["matchLabels"]
+        ) == [name]
+        watched = select_kinds(objects, "ServiceMonitor")[name]["spec"]["selector"]["matchLabels"]
         services = [
-            n for n, each in of(objects, "Service").items() if watched.items() <= each["metadata"]["labels"].items()
+            n
+            for n, each in select_kinds(objects, "Service").items()
+            if watched.items() <= each["metadata"]["labels"].items()
         ]
         assert services == [name], "a second service would be scraped twice"
 
 
 def test_only_the_one_that_fetches_reaches_out(objects: list[dict[str, Any]]) -> None:
-    policies = of(objects, "NetworkPolicy")
+    policies = select_kinds(objects, "NetworkPolicy")
     assert policies[f"{NAMES[0]}-server"]["spec"]["egress"] == []
     assert FETCHED["networkPolicy"]["egress"][0] in policies[f"{NAMES[1]}-server"]["spec"]["egress"]
 
 
 def test_what_is_the_release_s_is_there_once(objects: list[dict[str, Any]]) -> None:
-    assert set(of(objects, "Secret")) == {"search-embedship-keys", "search-embedship-admin"}
-    assert set(of(objects, "ServiceAccount")) == {"search-embedship"}
+    assert set(select_kinds(objects, "Secret")) == {"search-embedship-keys", "search-embedship-admin"}
+    assert set(select_kinds(objects, "ServiceAccount")) == {"search-embedship"}
     for kind in ("PrometheusRule", "ConfigMap"):
-        assert len(of(objects, kind)) == 1
+        assert len(select_kinds(objects, kind)) == 1
     notes = [each["spec"]["template"]["metadata"]["annotations"] for each in
-             of(objects, "Deployment", "StatefulSet").values()]  # fmt: skip
+             select_kinds(objects, "Deployment", "StatefulSet").values()]  # fmt: skip
     assert len({(each["checksum/keys"], each["checksum/admin-keys"]) for each in notes}) == 1, "one key for all"
 
 
 def test_each_is_asked_by_a_test_of_its_own(objects: list[dict[str, Any]]) -> None:
-    tests = of(objects, "Pod")
+    tests = select_kinds(objects, "Pod")
     assert {each["spec"]["containers"][0]["args"][1] for each in tests.values()} == {f"http://{n}:80" for n in NAMES}
 
 

@@ -22,7 +22,9 @@ from .manifests import (
     CHART,
     EVERYTHING,
     FETCHED,
+    POOL,
     VERSIONS,
+    ZERO,
     Refused,
     faults,
     one,
@@ -193,7 +195,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
         },
         "search the old collection",
     ),
-    ({"reranker": {"enabled": True}}, "set it to the claim that contains the re-ranker bundle"),
+    ({"reranker": {"enabled": True}}, "set the claim that contains the re-ranker bundle"),
     ({"reranker": {"path": "../x"}}, "must not contain '..'"),
     ({"auth": {"create": True, "existingSecret": "mine"}}, "are mutually exclusive"),
     ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "lower the minimum or raise the maximum"),
@@ -270,6 +272,27 @@ CONTRADICTIONS += [
     ({"fetch": {**FETCH, "egress": []}}, "the Job's NetworkPolicy allows no destination"),
     ({"fetch": FETCH, "bundles": {"a": {}}}, "it fills one claim for one release"),
 ]  # fmt: skip
+
+
+RANKER = {"url": "oci://registry.example/team/ranker:v1", "digest": "sha256:" + "c" * 64}
+ONE_VARIANT = {"source": "oci", "pull": {**FETCHED["bundle"]["pull"], "variant": "openvino-int8"}}
+CONTRADICTIONS += [
+    ({**FETCHED, "reranker": {"enabled": True, "pull": RANKER, "claimName": "r"}}, "leave both empty"),
+    ({**FETCHED, "reranker": {"enabled": True, "pull": {**RANKER, "digest": ""}}}, "reranker.pull.digest is empty"),
+    ({"reranker": {"enabled": True, "pull": RANKER}}, "the NetworkPolicy blocks the download"),
+    ({**FETCHED, "reranker": {"enabled": True, "pull": {**RANKER, "url": "s3://models/ranker"}}}, "use one kind"),
+    ({**FETCHED, "bundle": ONE_VARIANT, "server": {"variant": "onnx"}}, "only the first is downloaded"),
+    ({**ZERO, "autoscaling": {"enabled": True, "kind": "http"}}, "autoscaling.http.hosts is empty"),
+    ({**ZERO, "ingress": {"enabled": True, "host": "a.example"}}, "use httpRoute"),
+    ({**CANARY, **ZERO, "ingress": {}}, "set canary.weight to 0"),
+    ({**ZERO, "check": {"schedule": "0 * * * *"}}, "the check fails while there are no servers"),
+    ({**ZERO, **POOL}, "requests go to the interceptor"),
+    ({**CANARY, **POOL, "ingress": {}}, "inferencePool cannot be combined with canary"),
+    ({"inferencePool": {"enabled": True}}, "endpointPicker.name is empty"),
+    ({"exclusiveCpus": True, "resources": {"limits": {"cpu": "1500m"}}}, 'is "1500m": set a whole number'),
+    ({"exclusiveCpus": True, "resources": {"limits": {"memory": None}}}, "resources.limits.memory is empty"),
+    ({"metrics": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}}, "count everything twice"),
+]
 
 
 @pytest.mark.parametrize(("values", "sentence"), CONTRADICTIONS)

@@ -50,17 +50,17 @@ def test_a_load_balancer_lets_in_whom_the_policy_names(helm: Path) -> None:
 
 
 def test_a_route_lets_in_the_namespaces_of_its_gateways(helm: Path) -> None:
-    def of(name: str) -> dict[str, Any]:
+    def namespace_peer(name: str) -> dict[str, Any]:
         return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
     found = peers(render(helm, {**WAYS["route"], **KEYS}))
-    assert of("edge") in found
-    assert of("ingress-nginx") not in found
+    assert namespace_peer("edge") in found
+    assert namespace_peer("ingress-nginx") not in found
     bare = {"httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]}}
-    assert of(NAMESPACE) in peers(render(helm, {**bare, **KEYS}))
-    envoy = {**WAYS["route"], **KEYS, "networkPolicy": {"gatewayFrom": [of("envoy-gateway-system")]}}
-    assert of("envoy-gateway-system") in peers(render(helm, envoy))
-    assert of("edge") not in peers(render(helm, envoy))
+    assert namespace_peer(NAMESPACE) in peers(render(helm, {**bare, **KEYS}))
+    envoy = {**WAYS["route"], **KEYS, "networkPolicy": {"gatewayFrom": [namespace_peer("envoy-gateway-system")]}}
+    assert namespace_peer("envoy-gateway-system") in peers(render(helm, envoy))
+    assert namespace_peer("edge") not in peers(render(helm, envoy))
 
 
 def test_a_narrow_policy_still_lets_the_releases_own_jobs_in(helm: Path) -> None:

@@ -63,31 +63,33 @@ def test_the_page_from_install_to_uninstall(each_helm: Path, tmp_path: Path) -> 
             if command[0] == "template":
                 continue
             if command[0] == "install":
-                key = api.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]
+                key = api.objects_of_kind("Secret")[f"{NAME}-keys"]["data"]["api-keys"]
                 assert len(base64.b64decode(key).strip()) == 48
-            assert api.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"] == key, f"{command[0]} made another key"
+            assert api.objects_of_kind("Secret")[f"{NAME}-keys"]["data"]["api-keys"] == key, (
+                f"{command[0]} made another key"
+            )
             if command[0] == "rollback":
                 assert claim(api) == "minilm"
             if "bundle.pvc.claimName=minilm-2" in command:
                 assert claim(api) == "minilm-2"
             if "canary.enabled=true" in command:
-                assert f"{NAME}-canary" in api.of("Deployment")
+                assert f"{NAME}-canary" in api.objects_of_kind("Deployment")
             if "canary.enabled=false" in command:
-                assert f"{NAME}-canary" not in api.of("Deployment")
+                assert f"{NAME}-canary" not in api.objects_of_kind("Deployment")
             if "canary.weight=50" in command:
-                backends = api.of("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
+                backends = api.objects_of_kind("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
                 assert [(each["name"], each["weight"]) for each in backends] == [(NAME, 50), (f"{NAME}-canary", 50)]
     assert seen == [
         "template", "template", "template",
         "install", "test", "upgrade", "upgrade", "history", "rollback", "upgrade", "upgrade", "test", "upgrade",
         "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "upgrade", "template", "uninstall",
     ]  # fmt: skip
-    assert set(api.of("Secret")) == {f"{NAME}-keys", f"{NAME}-admin"}, "kept"
+    assert set(api.objects_of_kind("Secret")) == {f"{NAME}-keys", f"{NAME}-admin"}, "kept"
     assert [path for path in api.objects if not path.endswith(("-keys", "-admin", "/embeddings"))] == []
 
 
 def claim(api: Cluster) -> str:
-    pod = api.of("Deployment")[NAME]["spec"]["template"]["spec"]
+    pod = api.objects_of_kind("Deployment")[NAME]["spec"]["template"]["spec"]
     found: str = next(each for each in pod["volumes"] if each["name"] == "bundle")["persistentVolumeClaim"]["claimName"]
     return found
 
@@ -128,21 +130,21 @@ def test_the_deployment_workflow(tool: Callable[[str], Path], tmp_path: Path) ->
         assert served(api, f"{NAME}-canary") == (new["source"], new["digest"], new["image"])
         step("compare it with the current server on real queries")
         step("send it a tenth of the requests")
-        backends = api.of("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
+        backends = api.objects_of_kind("HTTPRoute")[NAME]["spec"]["rules"][0]["backendRefs"]
         assert [each["weight"] for each in backends] == [90, 10]
         assert served(api, NAME)[0] == FETCHED["bundle"]["pull"]["url"]
         step("remove a canary that failed")
-        assert f"{NAME}-canary" not in api.of("Deployment")
+        assert f"{NAME}-canary" not in api.objects_of_kind("Deployment")
         step("start the canary")
         step("promote")
-        assert set(api.of("Deployment")) == {NAME}
+        assert set(api.objects_of_kind("Deployment")) == {NAME}
         assert served(api, NAME) == (new["source"], new["digest"], new["image"])
         step("test the release")
 
 
 def served(api: Cluster, name: str) -> tuple[str, str, str]:
     """Return the bundle's address and digest, and the image's digest, of a Deployment."""
-    pod = api.of("Deployment")[name]["spec"]["template"]["spec"]
+    pod = api.objects_of_kind("Deployment")[name]["spec"]["template"]["spec"]
     arguments = pod["initContainers"][0]["args"]
     image: str = pod["containers"][0]["image"]
     return arguments[1], arguments[arguments.index("--digest") + 1], image.partition("@")[2]
@@ -159,11 +161,11 @@ def test_a_new_install_finds_the_kept_key(each_helm: Path, tmp_path: Path) -> No
     install = ["install", "search", str(CHART), "--namespace", "e", *IMAGE, "--set", "auth.create=true"]
     with cluster(each_helm, tmp_path) as (api, helm):
         done(helm(*install))
-        first = api.of("Secret")[f"{NAME}-keys"]["data"]
+        first = api.objects_of_kind("Secret")[f"{NAME}-keys"]["data"]
         annotations = pod_annotations(api)
         done(helm("uninstall", "search", "--namespace", "e"))
         done(helm(*install))
-        assert api.of("Secret")[f"{NAME}-keys"]["data"] == first
+        assert api.objects_of_kind("Secret")[f"{NAME}-keys"]["data"] == first
         assert pod_annotations(api) == annotations, "an unchanged key restarts no pod"
 
 
@@ -183,13 +185,13 @@ def test_turning_autoscaling_on_keeps_what_runs(each_helm: Path, tmp_path: Path)
                 "autoscaling.enabled=true",
             )
         )
-        assert api.of("Deployment")[NAME]["spec"]["replicas"] == 5
-        assert NAME in api.of("HorizontalPodAutoscaler")
+        assert api.objects_of_kind("Deployment")[NAME]["spec"]["replicas"] == 5
+        assert NAME in api.objects_of_kind("HorizontalPodAutoscaler")
         path = next(path for path, each in api.objects.items() if each.get("kind") == "Deployment")
         scaled = {**api.objects[path], "spec": {**api.objects[path]["spec"], "replicas": 7}}
         api.put(path, scaled)  # as the autoscaler would
         done(helm("upgrade", "search", str(CHART), "--namespace", "e", "--reuse-values", "--set", "drain.seconds=40"))
-        assert api.of("Deployment")[NAME]["spec"]["replicas"] == 7
+        assert api.objects_of_kind("Deployment")[NAME]["spec"]["replicas"] == 7
 
 
 def test_other_keys_in_a_secret_of_ones_own_roll_the_pods(each_helm: Path, tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def secret(keys: str) -> dict[str, Any]:
 
 
 def pod_annotations(api: Cluster) -> dict[str, str]:
-    found: dict[str, str] = api.of("Deployment")[NAME]["spec"]["template"]["metadata"]["annotations"]
+    found: dict[str, str] = api.objects_of_kind("Deployment")[NAME]["spec"]["template"]["metadata"]["annotations"]
     return found
 
 
@@ -239,8 +241,8 @@ def test_autoscaled_replicas_are_left_alone(each_helm: Path, tmp_path: Path) -> 
     base = [str(CHART), "--namespace", "e", *IMAGE, "--set", "autoscaling.enabled=true"]
     with cluster(each_helm, tmp_path) as (api, helm):
         done(helm("install", "search", *base))
-        assert "replicas" not in api.of("Deployment")[NAME]["spec"]
-        assert api.of("HorizontalPodAutoscaler")[NAME]["spec"]["maxReplicas"] == 8
+        assert "replicas" not in api.objects_of_kind("Deployment")[NAME]["spec"]
+        assert api.objects_of_kind("HorizontalPodAutoscaler")[NAME]["spec"]["maxReplicas"] == 8
 
 
 def test_an_upgrade_with_a_typo_changes_nothing(each_helm: Path, tmp_path: Path) -> None:
@@ -262,8 +264,8 @@ def test_helm_test_asks_the_deployed_server(helm: Path, bundle: Path, tmp_path: 
     key, codes = folders["/keys"] / "api-keys", []
 
     def run(pod: dict[str, Any]) -> bool:
-        key.write_bytes(base64.b64decode(api.of("Secret")[f"{NAME}-keys"]["data"]["api-keys"]))
-        server = Pod(api.of("Deployment")[NAME]["spec"]["template"]["spec"], mounts)
+        key.write_bytes(base64.b64decode(api.objects_of_kind("Secret")[f"{NAME}-keys"]["data"]["api-keys"]))
+        server = Pod(api.objects_of_kind("Deployment")[NAME]["spec"]["template"]["spec"], mounts)
         shown = key if not codes else tmp_path / "none"
         codes.append(asyncio.run(checked(server, pod["spec"]["containers"][0], bundle, shown)))
         return codes[-1] == 0

@@ -7,19 +7,7 @@ from typing import Any
 
 import pytest
 
-from .manifests import ANYBODY, CANARY, FETCHED, Refused, faults, one, pods, render
-
-ROUTE = {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["search.example"]}
-ZERO: dict[str, Any] = {
-    "auth": ANYBODY,
-    "autoscaling": {"enabled": True, "kind": "http", "http": {"hosts": ["search.example"]}},
-    "httpRoute": ROUTE,
-}
-POOL: dict[str, Any] = {
-    "auth": ANYBODY,
-    "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}},
-    "httpRoute": ROUTE,
-}
+from .manifests import ANYBODY, FETCHED, POOL, ROUTE, ZERO, Refused, faults, one, pods, render
 
 
 def backends(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -99,19 +87,3 @@ def test_several_bundles_are_behind_one_route(helm: Path) -> None:
         render(helm, {**bundles, "httpRoute": ROUTE})
     alone = render(helm, {"auth": ANYBODY, "httpRoute": {**ROUTE, "combine": True}})
     assert one(alone, "HTTPRoute")["spec"]["rules"][0]["matches"][0]["path"]["value"] == "/", "one bundle has no prefix"
-
-
-@pytest.mark.parametrize(("values", "message"), [
-    ({**ZERO, "autoscaling": {"enabled": True, "kind": "http"}}, "autoscaling.http.hosts is empty"),
-    ({**ZERO, "ingress": {"enabled": True, "host": "a.example"}}, "use httpRoute"),
-    ({**CANARY, **ZERO, "ingress": {}}, "set canary.weight to 0"),
-    ({**ZERO, "check": {"schedule": "0 * * * *"}}, "the check fails while there are no servers"),
-    ({**ZERO, **POOL}, "requests go to the interceptor"),
-    ({**CANARY, **POOL, "ingress": {}}, "inferencePool cannot be combined with canary"),
-    ({"inferencePool": {"enabled": True}}, "endpointPicker.name is empty"),
-    ({"exclusiveCpus": True, "resources": {"limits": {"cpu": "1500m"}}}, 'is "1500m": set a whole number'),
-    ({"exclusiveCpus": True, "resources": {"limits": {"memory": None}}}, "resources.limits.memory is empty"),
-])  # fmt: skip
-def test_what_cannot_work_together_is_refused(helm: Path, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refused, match=message):
-        render(helm, values)

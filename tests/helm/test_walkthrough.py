@@ -29,7 +29,7 @@ def test_every_helm_command_works(each_helm: Path, tmp_path: Path) -> None:
             done(helm(*command))
             seen.append(command[0])
             if command[0] == "upgrade":
-                assert api.of("Deployment")["search-embedship"]["spec"]["replicas"] == 2
+                assert api.objects_of_kind("Deployment")["search-embedship"]["spec"]["replicas"] == 2
     assert seen == ["lint", "template", "install", "test", "upgrade", "uninstall"]
 
 

@@ -40,7 +40,7 @@ def exact(vectors, k):
     return np.argsort(-vectors @ DOCUMENTS.T, axis=1)[:, :k]
 
 
-class Bench:
+class MonitorHarness:
     """A monitor with the test in the role of the server."""
 
     def __init__(self, folder=None, index="i", probes="p", model="abc", baseline=BEST):
@@ -84,8 +84,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench():
-    made = Bench()
+def harness():
+    made = MonitorHarness()
     with made.watch:
         made.run_canaries()
         made.search()
@@ -103,73 +103,73 @@ def only(signal):
     }
 
 
-def test_without_a_fault_every_signal_is_ok(bench):
-    status = bench.status()
+def test_without_a_fault_every_signal_is_ok(harness):
+    status = harness.status()
     assert states(status) == only(None)
     assert status.diagnosis.cause is DiagnosisCause.NONE
     assert status.failures == FailureCounts()
 
 
 FAULTS = [
-    ("canary", DiagnosisCause.MODEL_CHANGED, lambda bench: bench.run_canaries(damage=0.5)),
-    ("drift", DiagnosisCause.USERS_CHANGED, lambda bench: bench.search(shift=1.0)),
-    ("shadow", DiagnosisCause.INDEX_DEGRADED, lambda bench: bench.search(missed=3)),
-    ("probe", DiagnosisCause.LABELS_STALE, lambda bench: bench.replay(wrong=8)),
+    ("canary", DiagnosisCause.MODEL_CHANGED, lambda harness: harness.run_canaries(damage=0.5)),
+    ("drift", DiagnosisCause.USERS_CHANGED, lambda harness: harness.search(shift=1.0)),
+    ("shadow", DiagnosisCause.INDEX_DEGRADED, lambda harness: harness.search(missed=3)),
+    ("probe", DiagnosisCause.LABELS_STALE, lambda harness: harness.replay(wrong=8)),
 ]
 
 
 @pytest.mark.parametrize(("signal", "cause", "fault"), FAULTS)
-def test_each_fault_raises_its_own_signal_and_no_other(bench, signal, cause, fault):
-    bench.clock.now += 5
-    began = bench.status().diagnosis.since
-    bench.clock.now += 5
-    fault(bench)
-    status = bench.status()
+def test_each_fault_raises_its_own_signal_and_no_other(harness, signal, cause, fault):
+    harness.clock.now += 5
+    began = harness.status().diagnosis.since
+    harness.clock.now += 5
+    fault(harness)
+    status = harness.status()
     assert states(status) == only(signal)
     assert (status.diagnosis.cause, began, status.diagnosis.since) == (cause, 1_005.0, 1_010.0)
     assert status.began[signal] == 1_010.0
-    bench.clock.now += 5
-    assert bench.status().diagnosis.since == 1_010.0
+    harness.clock.now += 5
+    assert harness.status().diagnosis.since == 1_010.0
 
 
-def test_one_judgement_does_not_make_the_diagnosis_unknown(bench):
-    before = bench.status().diagnosis
-    bench.judge()
-    assert bench.status().feedback.recall.queries > 0
-    assert bench.status().diagnosis == before
+def test_one_judgement_does_not_make_the_diagnosis_unknown(harness):
+    before = harness.status().diagnosis
+    harness.judge()
+    assert harness.status().feedback.recall.queries > 0
+    assert harness.status().diagnosis == before
     assert before.signals.feedback is None
 
 
-def test_drift_comes_with_evidence(bench):
-    assert bench.status().queries.evidence.queries == ()
-    bench.search(shift=1.0)
-    evidence = bench.status().queries.evidence
+def test_drift_comes_with_evidence(harness):
+    assert harness.status().queries.evidence.queries == ()
+    harness.search(shift=1.0)
+    evidence = harness.status().queries.evidence
     assert len(evidence.queries) == 10
     assert evidence.queries[0].text.startswith("secret ")
     assert all(each.shift > 0 for each in evidence.dimensions)
 
 
-def test_the_status_is_json(bench):
-    bench.search(shift=1.0)
-    status = bench.status()
+def test_the_status_is_json(harness):
+    harness.search(shift=1.0)
+    status = harness.status()
     assert msgspec.json.decode(msgspec.json.encode(status), type=MonitorStatus) == status
 
 
 @pytest.fixture
 def used(tmp_path):
     """A stopped server that had drift, a fall of recall, replays and feedback."""
-    bench = Bench(tmp_path)
-    with bench.watch:
-        bench.run_canaries()
-        bench.replay()
-        bench.judge()
-        bench.search(shift=1.0, missed=1)
-        bench.clock.now += 100
-        return bench.status()
+    harness = MonitorHarness(tmp_path)
+    with harness.watch:
+        harness.run_canaries()
+        harness.replay()
+        harness.judge()
+        harness.search(shift=1.0, missed=1)
+        harness.clock.now += 100
+        return harness.status()
 
 
 def test_a_restart_keeps_the_state(used, tmp_path):
-    after = Bench(tmp_path)
+    after = MonitorHarness(tmp_path)
     after.clock.now = 1_500.0
     after.watch.restore()
     with after.watch:
@@ -189,7 +189,7 @@ def test_a_restart_keeps_the_state(used, tmp_path):
 
 
 def test_recall_of_another_index_or_other_probes_is_not_restored(used, tmp_path):
-    after = Bench(tmp_path, index="other", probes="others")
+    after = MonitorHarness(tmp_path, index="other", probes="others")
     after.watch.restore()
     with after.watch:
         status = after.status()
@@ -200,7 +200,7 @@ def test_recall_of_another_index_or_other_probes_is_not_restored(used, tmp_path)
 
 def test_recall_without_recent_queries_is_unknown(used, tmp_path):
     """Without queries a warning must not last forever, and `ok` must not survive a week without a server."""
-    after = Bench(tmp_path)
+    after = MonitorHarness(tmp_path)
     after.clock.now = 1_000.0 + DAY_SECONDS
     after.watch.restore()
     with after.watch:
@@ -217,7 +217,7 @@ def test_recall_without_recent_queries_is_unknown(used, tmp_path):
 
 def after(before, tmp_path, **settings):
     """Another server with the same folder, one hour later."""
-    made = Bench(tmp_path, **settings)
+    made = MonitorHarness(tmp_path, **settings)
     made.clock.now = before.clock.now + 3_000
     made.watch.restore()
     return made
@@ -226,13 +226,13 @@ def after(before, tmp_path, **settings):
 @pytest.fixture
 def calm(tmp_path):
     """A stopped server without any fault."""
-    bench = Bench(tmp_path)
-    with bench.watch:
-        bench.run_canaries()
-        bench.replay()
-        bench.search()
-        assert bench.status().diagnosis.cause is DiagnosisCause.NONE
-    return bench
+    harness = MonitorHarness(tmp_path)
+    with harness.watch:
+        harness.run_canaries()
+        harness.replay()
+        harness.search()
+        assert harness.status().diagnosis.cause is DiagnosisCause.NONE
+    return harness
 
 
 def test_an_index_that_was_built_worse_is_degraded_before_the_first_search(calm, tmp_path):
@@ -324,14 +324,14 @@ def test_other_probes_say_nothing_about_another_model(calm, tmp_path):
 
 
 def test_a_reload_without_a_folder_keeps_what_the_server_knew(tmp_path):
-    before = Bench()
+    before = MonitorHarness()
     with before.watch:
         before.run_canaries()
         before.replay()
         before.search()
-        worse = Bench(index="worse", baseline=RecallBaseline(0.542, 0.51))
+        worse = MonitorHarness(index="worse", baseline=RecallBaseline(0.542, 0.51))
         worse.watch.restore(before.watch)
-        other = Bench(model="new", index="new")
+        other = MonitorHarness(model="new", index="new")
         other.watch.restore(before.watch)
     with worse.watch:
         worse.run_canaries()
@@ -342,25 +342,25 @@ def test_a_reload_without_a_folder_keeps_what_the_server_knew(tmp_path):
         assert other.status().diagnosis.cause is DiagnosisCause.MODEL_WORSE
 
 
-def test_the_diagnosis_does_not_flap_at_steady_traffic(bench):
+def test_the_diagnosis_does_not_flap_at_steady_traffic(harness):
     """Recorded: 400 queries at recall 0.972 with baseline 0.993, then 41 better ones, whose interval is still below.
 
     The evidence of the cusum falls below its limit, and nothing was mended.
     """
     found = []
     for number in range(12):
-        bench.search(40, missed=1 if number < 8 else 0, seed=number + 2)
-        found.append(bench.status().diagnosis.cause)
+        harness.search(40, missed=1 if number < 8 else 0, seed=number + 2)
+        found.append(harness.status().diagnosis.cause)
     first = found.index(DiagnosisCause.INDEX_DEGRADED)
     assert set(found[first:]) == {DiagnosisCause.INDEX_DEGRADED}
-    recall = bench.status().queries.shadow.recall
+    recall = harness.status().queries.shadow.recall
     assert recall.upper < recall.baseline
 
 
 def test_a_damaged_snapshot_is_logged_and_replaced(used, tmp_path, caplog):
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-5])
-    after = Bench(tmp_path)
+    after = MonitorHarness(tmp_path)
     after.watch.restore()
     assert "monitoring starts without it" in caplog.text
     with after.watch:
@@ -371,12 +371,12 @@ def test_a_damaged_snapshot_is_logged_and_replaced(used, tmp_path, caplog):
 
 def test_a_missing_folder_is_counted_and_not_raised(tmp_path):
     folder = tmp_path / "gone"
-    bench = Bench(folder)
-    with bench.watch:
-        bench.watch.save(bench.watch.state_to_save())
-        status = bench.status()
+    harness = MonitorHarness(folder)
+    with harness.watch:
+        harness.watch.save(harness.watch.state_to_save())
+        status = harness.status()
         assert (status.failures.snapshot, status.snapshot.written) == (1, 0)
         folder.mkdir()
-        bench.watch.save(bench.watch.state_to_save())
-        assert bench.status().snapshot.written == 1
-        assert bench.status().snapshot.bytes == (folder / NAME).stat().st_size
+        harness.watch.save(harness.watch.state_to_save())
+        assert harness.status().snapshot.written == 1
+        assert harness.status().snapshot.bytes == (folder / NAME).stat().st_size

@@ -38,9 +38,9 @@ def chunked(bundle: Path, passages: list[dict[str, Any]], tmp_path_factory: pyte
 
 def built(bundle: Path, rows: list[dict[str, Any]], folder: Path, with_title: bool = False) -> Path:
     (folder / "corpus.jsonl").write_bytes(b"\n".join(msgspec.json.encode(row) for row in rows))
-    wishes = IndexOptions(chunking=Chunking(tokens=64, overlap=8), with_title=with_title)
+    options = IndexOptions(chunking=Chunking(tokens=64, overlap=8), with_title=with_title)
     with Encoder.open(bundle) as encoder:
-        build(encoder, encoder.variant.name, folder / "corpus.jsonl", folder / "index", wishes, lambda *_: None)
+        build(encoder, encoder.variant.name, folder / "corpus.jsonl", folder / "index", options, lambda *_: None)
     return folder / "index"
 
 
@@ -56,7 +56,7 @@ def hits(asked: Any, **request: Any) -> list[schemas.SearchHit]:
     return msgspec.json.decode(answer.content, type=schemas.SearchReply).results[0].hits
 
 
-def of(passages: list[dict[str, Any]], id: str) -> str:
+def text_of_id(passages: list[dict[str, Any]], id: str) -> str:
     return next(str(row["text"]) for row in passages if row["id"] == id)
 
 
@@ -72,7 +72,7 @@ def test_a_hit_names_document_chunk_and_span(
         assert passage["id"] in {hit.id for hit in answer[:6]}
         for hit in answer:
             assert hit.chunk is not msgspec.UNSET
-            assert hit.text == of(passages, hit.id)[hit.chunk.start : hit.chunk.end]
+            assert hit.text == text_of_id(passages, hit.id)[hit.chunk.start : hit.chunk.end]
         numbers = {(hit.id, hit.chunk.number) for hit in answer if hit.chunk is not msgspec.UNSET}
         assert len(numbers) == 10
         assert len({hit.id for hit in answer}) == 10 or not per_document
@@ -213,14 +213,14 @@ def test_after_changes_it_finds_what_an_index_built_anew_does(changed: Changed, 
                     assert len({hit.id for hit in mine}) == len(mine)
                 for hit in mine:
                     assert hit.chunk is not msgspec.UNSET
-                    assert hit.text == of(changed.rows, hit.id)[hit.chunk.start : hit.chunk.end]
+                    assert hit.text == text_of_id(changed.rows, hit.id)[hit.chunk.start : hit.chunk.end]
                 assert row["id"] in {hit.id for hit in mine[:6]} or "filter" in more
 
 
 def test_after_changes_a_document_is_all_of_its_text(changed: Changed) -> None:
     for id in ("new1", LONG, changed.rows[2]["id"]):
         answer = changed.asked.ask("GET", f"/documents/{id}").json()
-        assert answer["text"] == of(changed.rows, id)
+        assert answer["text"] == text_of_id(changed.rows, id)
     assert changed.asked.ask("GET", "/documents/new5").status_code == 404
 
 
@@ -235,7 +235,7 @@ def test_after_changes_documents_and_rows_are_counted_apart(changed: Changed) ->
 
 @pytest.mark.parametrize("per_document", [True, False])
 def test_after_changes_feedback_knows_the_documents(changed: Changed, per_document: bool) -> None:
-    request = {"query": of(changed.rows, "new2")[300:500], "per_document": per_document}
+    request = {"query": text_of_id(changed.rows, "new2")[300:500], "per_document": per_document}
     answer = changed.asked.post("/search", request)
     found = [hit["id"] for hit in answer.json()["results"][0]["hits"]]
     right = ["new2", *{*found[:3]} - {"new2"}]

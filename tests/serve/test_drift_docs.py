@@ -26,8 +26,8 @@ def test_the_page_as_it_stands(
     bundle: Path, index_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [entry.summary for entry in stdlib_docs.entries(300)]
-    write(tmp_path / "then.jsonl", texts[::2])
-    write(tmp_path / "now.jsonl", [*texts[1::2], *COOKING])
+    write(tmp_path / "past.jsonl", texts[::2])
+    write(tmp_path / "recent.jsonl", [*texts[1::2], *COOKING])
     copied(bundle, tmp_path / "bundle")
     (tmp_path / "index").symlink_to(index_folder)
     (tmp_path / "state").mkdir()

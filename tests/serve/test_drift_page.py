@@ -40,7 +40,7 @@ def drawn(n: int, topics: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
-    """Everything measured on a log that drifts late, with hostile texts; a log too small to say anything."""
+    """Everything measured on a log that drifts late, with adversarial texts; a log too small to say anything."""
     reference = DriftReference.fit(drawn(600, 3), "f00d" * 16, created=HOSTILE)
     vectors = np.concatenate([drawn(600, 3), drawn(300, 4)])
     times = 1.79e9 + np.arange(N) * 300.0

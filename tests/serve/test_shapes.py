@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,20 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedship import shapes, variant_choice
 from embedship.batches import Batch, PaddedShape
-from embedship.bundle import Bundle, Precision
+from embedship.bundle import Bundle, Precision, WrongShape
 from embedship.codes import Vectors, cosine
 from embedship.encoder import Encoder
 from embedship.engine import open_engine
 from embedship.engine.protocol import Engine
+from embedship.errors import ShapesError
 from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
+from embedship.shapes.certificates import certificates_path
 from embedship.tokens import Tokenizer
 
-from .conftest import Asked
+from .conftest import Asked, opened
 
 TEXTS = ["how to read the lines of a file"] * 4
 
@@ -93,3 +97,35 @@ def test_no_vector_of_a_wrong_shape_is_served(
     assert engine.told == before
     assert engine.wrong in asked.service.workers.layout.wrong
     assert asked.metric("embedship_wrong_shapes") == 1
+
+
+@pytest.fixture
+def refused(bundle: Path, tmp_path: Path) -> Settings:
+    """Settings with a cache in which a tenth of the shapes of the chosen variant are recorded as wrong."""
+    whole = Bundle.open(bundle)
+    target = certificates_path(whole, tmp_path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(certificates_path(whole), target)
+    with Encoder.open(whole) as encoder:
+        known = shapes.ensure(encoder, tmp_path)
+        wrong = [WrongShape(rows=s.rows, width=s.width, likeness=0.5) for s in encoder.layout.shapes()[::10]]
+        shapes.store(encoder, msgspec.structs.replace(known, wrong=tuple(wrong)), tmp_path)
+    return Settings(bundle=bundle, cache=tmp_path)
+
+
+def test_without_a_named_variant_the_next_best_one_replaces_a_refused_one(refused: Settings) -> None:
+    whole = Bundle.open(refused.bundle)
+    choice = variant_choice.find_choice(whole)
+    assert choice
+    with opened(refused) as asked:
+        used = asked.service.encoder.variant.name
+        assert used != choice.variant
+        warning = asked.service.model.warning
+        assert warning
+        assert f"shapes of {choice.variant} have wrong vectors on this machine: {used} is used" in warning
+        with Encoder.open(whole, used) as encoder:
+            expected = encoder.encode(TEXTS)
+        answer = asked.post("/embed", {"inputs": TEXTS}).json()
+        assert cosine(expected, np.asarray(answer, dtype=np.float32)).min() > 0.9999
+    with pytest.raises(ShapesError, match=f"variant {choice.variant} gives wrong vectors"):
+        ServerState.open(replace(refused, variant=choice.variant))

@@ -59,7 +59,7 @@ class SearchRoutes:
         outcome = await pipeline.search(queries, request.k, call.lane, params, top)
 
         def reply() -> bytes:
-            results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in outcome.found.hits]
+            results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in outcome.results.hits]
             tokens = outcome.encoded.tokens + outcome.scored
             return common.encode(schemas.SearchReply(results, schemas.Usage(tokens, tokens)))
 

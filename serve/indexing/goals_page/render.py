@@ -47,11 +47,17 @@ def html(choice: IndexChoice, missed: str | None) -> str:
 
 
 def _plot(name: str, choice: IndexChoice, title: str, value: Callable[[MeasuredIndex], float]) -> Plot:
-    at, shown = frontier(choice), choice.measured
-    x = axis.doublings(title, [value(each) for each in shown])
-    y = axis.even("recall@10", [*(each.recall.mean for each in shown), choice.goals.recall])
-    dots = [_dot(x, y, shown[i], value, i == choice.chosen) for i in sorted(at, key=lambda i: i != choice.chosen)]
-    names = [shown[i].recipe.kind if i == choice.chosen else "" for i in sorted(at, key=lambda i: i != choice.chosen)]
+    frontier_rows, candidates = frontier(choice), choice.measured
+    x = axis.doublings(title, [value(each) for each in candidates])
+    y = axis.even("recall@10", [*(each.recall.mean for each in candidates), choice.goals.recall])
+    dots = [
+        _dot(x, y, candidates[i], value, i == choice.chosen)
+        for i in sorted(frontier_rows, key=lambda i: i != choice.chosen)
+    ]
+    names = [
+        candidates[i].recipe.kind if i == choice.chosen else ""
+        for i in sorted(frontier_rows, key=lambda i: i != choice.chosen)
+    ]
     return scatter(name, x, y, dots, names, ReferenceLine(place_y(y, choice.goals.recall), "the goal"))
 
 
@@ -64,5 +70,5 @@ def _dot(x: Axis, y: Axis, each: MeasuredIndex, value: Callable[[MeasuredIndex],
 
 def _table(choice: IndexChoice) -> ChartTable:
     columns = (*map(text, WORDS), *map(TableColumn, NUMBERS))
-    at: Sequence[int] = frontier(choice)
-    return ChartTable("", columns, [TableRow(cells(choice.measured[i]), i == choice.chosen) for i in at])
+    frontier_rows: Sequence[int] = frontier(choice)
+    return ChartTable("", columns, [TableRow(cells(choice.measured[i]), i == choice.chosen) for i in frontier_rows])

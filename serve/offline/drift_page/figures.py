@@ -32,20 +32,20 @@ def projection(reference: Vectors, current: Vectors) -> Plot:
     return scatter("Queries of the reference and of the log", x, y, dots)
 
 
-def distances(found: DriftComparison) -> Plot:
+def distances(comparison: DriftComparison) -> Plot:
     """Plot the KS distance of every dimension, largest first, and the median distance without drift."""
-    values = sorted(found.statistics, reverse=True)
+    values = sorted(comparison.statistics, reverse=True)
     x = axis.even("dimensions, most different first", [0, len(values)], from_zero=True)
-    noise = found.report.statistic_noise
+    noise = comparison.report.statistic_noise
     y = axis.even("KS distance D", [*values, noise], from_zero=True)
     line = [(place_x(x, i), place_y(y, value)) for i, value in enumerate(values, 1)]
     across = ReferenceLine(place_y(y, noise), f"median without drift {noise:.3f}")
     return scatter("KS distances", x, y, across=across, lines=[PlotLine("now", line)])
 
 
-def pvalues(found: DriftComparison) -> Plot:
+def pvalues(comparison: DriftComparison) -> Plot:
     """Plot sorted p-values. Without drift they are on the diagonal (Schweder and Spjotvoll, Biometrika 69, 1982)."""
-    values = sorted(found.pvalues)
+    values = sorted(comparison.pvalues)
     x = axis.even("share of dimensions", [0, 1], from_zero=True)
     y = axis.even("p-value of the KS test", [0, 1], from_zero=True)
     line = [(place_x(x, i / len(values)), place_y(y, value)) for i, value in enumerate(values, 1)]
@@ -60,13 +60,13 @@ def pvalues(found: DriftComparison) -> Plot:
     )
 
 
-def blocks(found: DriftComparison) -> Plot | None:
+def blocks(comparison: DriftComparison) -> Plot | None:
     """Plot the mean shift of each time block, and the limit for one block; None without time blocks."""
-    if not found.blocks:
+    if not comparison.blocks:
         return None
-    x = _time([each.start for each in found.blocks] + [found.blocks[-1].end])
-    threshold = max(each.threshold for each in found.blocks)
-    known = [each for each in found.blocks if each.state is not SignalState.UNKNOWN]
+    x = _time([each.start for each in comparison.blocks] + [comparison.blocks[-1].end])
+    threshold = max(each.threshold for each in comparison.blocks)
+    known = [each for each in comparison.blocks if each.state is not SignalState.UNKNOWN]
     y = axis.even("mean shift (1: no drift)", [*(each.score for each in known), threshold], from_zero=True)
     dots = [
         PlotDot(
@@ -89,23 +89,23 @@ def blocks(found: DriftComparison) -> Plot | None:
     )
 
 
-def recall(found: RecallHistory, timed: bool) -> Plot:
+def recall(history: RecallHistory, timed: bool) -> Plot:
     """Plot the mean recall of every 100 queries with its interval, and the alarms."""
-    x = _time([each.at for each in found.stretches]) if timed else _numbers([each.at for each in found.stretches])
+    x = _time([each.at for each in history.stretches]) if timed else _numbers([each.at for each in history.stretches])
     y = axis.even(
-        "recall@10 of 100 queries", [found.baseline, *(v for s in found.stretches for v in (s.lower, s.upper))]
+        "recall@10 of 100 queries", [history.baseline, *(v for s in history.stretches for v in (s.lower, s.upper))]
     )
     dots = [
         PlotDot(
             place_x(x, each.at),
             place_y(y, each.mean),
-            "alarm" if any(before < alarm <= each.at for alarm in found.alarms) else "other",
+            "alarm" if any(before < alarm <= each.at for alarm in history.alarms) else "other",
             f"{_position(each.at, timed)}: {each.mean:.3f} ({each.lower:.3f} to {each.upper:.3f})",
             place_y(y, each.lower),
         )
-        for before, each in zip([-np.inf, *(s.at for s in found.stretches)], found.stretches, strict=False)
+        for before, each in zip([-np.inf, *(s.at for s in history.stretches)], history.stretches, strict=False)
     ]
-    across = ReferenceLine(place_y(y, found.baseline), f"baseline {found.baseline:.3f}")
+    across = ReferenceLine(place_y(y, history.baseline), f"baseline {history.baseline:.3f}")
     return scatter("Recall over time", x, y, dots, across=across)
 
 

@@ -23,24 +23,24 @@ class DriftTile(NamedTuple):
     note: str
 
 
-def html(found: DriftCommandReport, reference: DriftReference, current: LoggedQueries) -> str:
+def html(report: DriftCommandReport, reference: DriftReference, current: LoggedQueries) -> str:
     """Return the page of a report. The figures show the vectors of the reference and of the log."""
-    comparison = found.comparison
+    comparison = report.comparison
     decided = comparison.report.state is not SignalState.UNKNOWN
     return page.template(_FOLDER / "drift.html.j2").render(
-        found=found,
-        tiles=_tiles(found),
+        found=report,
+        tiles=_tiles(report),
         projection=figures.projection(reference.vectors, current.vectors) if decided else None,
         distances=figures.distances(comparison) if decided else None,
         pvalues=figures.pvalues(comparison) if decided else None,
         blocks=figures.blocks(comparison),
         blocks_missing=blocks_missing(comparison),
-        recall=figures.recall(found.recall, timed=current.times is not None) if found.recall else None,
-        tests=_tests(found) if decided else None,
-        dimensions=_dimensions(found),
-        topics=_topics(found),
-        queries=_queries(found),
-        facts=_facts(found, reference),
+        recall=figures.recall(report.recall, timed=current.times is not None) if report.recall else None,
+        tests=_tests(report) if decided else None,
+        dimensions=_dimensions(report),
+        topics=_topics(report),
+        queries=_queries(report),
+        facts=_facts(report, reference),
     )
 
 
@@ -60,16 +60,16 @@ def _tiles(found: DriftCommandReport) -> list[DriftTile]:
     ]
 
 
-def _tests(found: DriftCommandReport) -> ChartTable:
+def _tests(report: DriftCommandReport) -> ChartTable:
     results = {True: "above", False: "within", None: ""}
     rows = [
         TableRow((each.test, each.found, each.limit, results[each.fired]), bool(each.fired))
-        for each in tests(found.comparison)
+        for each in tests(report.comparison)
     ]
     return ChartTable("", (text("test"), TableColumn("value"), TableColumn("limit"), text("result")), rows)
 
 
-def _dimensions(found: DriftCommandReport) -> ChartTable:
+def _dimensions(report: DriftCommandReport) -> ChartTable:
     columns = (
         TableColumn("dimension"),
         TableColumn("KS distance"),
@@ -77,39 +77,42 @@ def _dimensions(found: DriftCommandReport) -> ChartTable:
     )
     rows = [
         TableRow((str(each.dimension), f"{each.statistic:.3f}", f"{each.shift:+.2f}"))
-        for each in found.comparison.evidence.dimensions
+        for each in report.comparison.evidence.dimensions
     ]
     return ChartTable("", columns, rows)
 
 
-def _topics(found: DriftCommandReport) -> ChartTable:
-    evidence = found.comparison.evidence
-    named = [("gained", each) for each in evidence.gained] + [("lost", each) for each in evidence.lost]
-    rows = [TableRow((what, str(each.cluster), f"{each.then:.1%}", f"{each.now:.1%}")) for what, each in named]
+def _topics(report: DriftCommandReport) -> ChartTable:
+    evidence = report.comparison.evidence
+    topics = [("gained", each) for each in evidence.gained] + [("lost", each) for each in evidence.lost]
+    rows = [TableRow((change, str(each.cluster), f"{each.then:.1%}", f"{each.now:.1%}")) for change, each in topics]
     return ChartTable("", (text(""), TableColumn("topic"), TableColumn("reference"), TableColumn("log")), rows)
 
 
-def _queries(found: DriftCommandReport) -> ChartTable:
-    rows = [TableRow((f"{each.distance:.3f}", each.id, each.text or "")) for each in found.comparison.evidence.queries]
+def _queries(report: DriftCommandReport) -> ChartTable:
+    rows = [TableRow((f"{each.distance:.3f}", each.id, each.text or "")) for each in report.comparison.evidence.queries]
     return ChartTable("", (TableColumn("distance"), text("id"), TableColumn("text", ColumnKind.CODE)), rows)
 
 
-def _facts(found: DriftCommandReport, reference: DriftReference) -> ChartTable:
-    report = found.comparison.report
+def _facts(report: DriftCommandReport, reference: DriftReference) -> ChartTable:
+    report = report.comparison.report
     pairs = [
-        ("reference", found.reference),
+        ("reference", report.reference),
         ("vectors of the reference", f"{report.reference:,}"),
         ("reference created", reference.created or "unknown"),
-        ("log", found.current),
-        ("variant that encoded the log", found.variant or "unknown"),
-        ("model", f"{found.fingerprint} ({'checked' if found.bound else 'not named in the log'})"),
-        ("false alarms accepted", f"{found.false_alarms}, tested every {found.every_seconds:,.0f} s"),
+        ("log", report.current),
+        ("variant that encoded the log", report.variant or "unknown"),
+        ("model", f"{report.fingerprint} ({'checked' if report.bound else 'not named in the log'})"),
+        ("false alarms accepted", f"{report.false_alarms}, tested every {report.every_seconds:,.0f} s"),
         ("accepted false alarms in 30 days", f"{report.promised_per_day * 30:.2f}"),
         (
             "false alarms in 30 days, measured on held-out blocks",
             f"{report.measured_per_day * 30:.2f}; 95% interval {report.measured_lower_per_day * 30:.2f} to "
             f"{report.measured_upper_per_day * 30:.2f}",
         ),
-        ("drift began", when(found.comparison.since) if found.comparison.since else "no single time block shows drift"),
+        (
+            "drift began",
+            when(report.comparison.since) if report.comparison.since else "no single time block shows drift",
+        ),
     ]
     return facts(pairs, "what", "value")

@@ -130,14 +130,14 @@ def test_matryoshka_dimensions_come_from_every_loss_the_config_or_the_user(
 ) -> None:
     (copy / "README.md").write_text(card)
     edit(copy / "config.json", matryoshka_dimensions=config)
-    opened = EmbedderCheckpoint.open(copy, stated=StatedDimensions(named))
+    opened = EmbedderCheckpoint.open(copy, dimensions=StatedDimensions(named))
     assert opened.pipeline.dimensions == dimensions
 
 
 def test_a_given_truncate_dim_cuts_as_sentence_transformers_does(copy: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    opened = EmbedderCheckpoint.open(copy, stated=StatedDimensions(truncate_dim=12))
+    opened = EmbedderCheckpoint.open(copy, dimensions=StatedDimensions(truncate_dim=12))
     assert (opened.pipeline.dimension, opened.pipeline.dimensions, opened.pipeline.normalised) == (12, (12,), False)
     theirs = SentenceTransformer(str(copy), device="cpu", truncate_dim=12).encode(["read the file"])
     np.testing.assert_allclose(opened.encode(["read the file"]), theirs, atol=1e-6)
@@ -148,7 +148,7 @@ def test_a_given_truncate_dim_cuts_as_sentence_transformers_does(copy: Path) -> 
 @pytest.mark.parametrize("stated", [StatedDimensions((64, 8)), StatedDimensions(truncate_dim=64)])
 def test_dimensions_that_the_model_does_not_have_are_refused(copy: Path, stated: StatedDimensions) -> None:
     with pytest.raises(UsageError, match="64 is more than the 32 dimensions"):
-        EmbedderCheckpoint.open(copy, stated=stated)
+        EmbedderCheckpoint.open(copy, dimensions=stated)
 
 
 def test_a_prompt_that_is_not_pooled_is_counted_as_the_checkpoint_does(copy: Path, tmp_path: Path) -> None:

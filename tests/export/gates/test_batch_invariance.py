@@ -74,7 +74,7 @@ def left(batch: Batch) -> float:
 )
 def test_each_company_is_kept(opened: Bundle, noticed: Callable[[Batch], float], caught: set[str]) -> None:
     with spoilt(opened, noticed) as encoder:
-        found = batch_invariance.certify(encoder, TEXTS, left=True)
+        found = batch_invariance.certify(encoder, TEXTS, pad_left=True)
     assert found.texts == len(TEXTS)
     figures = {name: getattr(found, name) for name in ("shuffled", "over_padded", "other_side")}
     assert {name for name, figure in figures.items() if figure < ALONE_FLOOR} == caught
@@ -83,14 +83,14 @@ def test_each_company_is_kept(opened: Bundle, noticed: Callable[[Batch], float],
 
 def test_the_side_is_not_asked_of_a_model_that_depends_on_it(opened: Bundle) -> None:
     with spoilt(opened, left) as encoder:
-        found = batch_invariance.certify(encoder, TEXTS, left=False)
+        found = batch_invariance.certify(encoder, TEXTS, pad_left=False)
     assert found.other_side is None
     assert found.worst >= ALONE_FLOOR
 
 
 def test_the_worst_text_is_named_with_figures(opened: Bundle) -> None:
     with spoilt(opened, lambda batch: 0.1 * (len(batch) > 1 and batch.input_ids[0, 0] > 0)) as encoder:
-        found = batch_invariance.certify(encoder, TEXTS, left=False)
+        found = batch_invariance.certify(encoder, TEXTS, pad_left=False)
         with pytest.raises(GateError, match=r"with its batch: worst cosine .* 0\.99.*Worst of"):
             batch_invariance.judge(opened.plain, found, INT8)
     assert found.worst_text.startswith("'")
@@ -98,7 +98,7 @@ def test_the_worst_text_is_named_with_figures(opened: Bundle) -> None:
 
 def test_nan_passes_no_floor(opened: Bundle) -> None:
     with spoilt(opened, lambda batch: math.nan * (len(batch) > 1) if len(batch) > 1 else 0.0) as encoder:
-        found = batch_invariance.certify(encoder, TEXTS, left=False)
+        found = batch_invariance.certify(encoder, TEXTS, pad_left=False)
     assert math.isnan(found.worst)
     with pytest.raises(GateError, match="nan"):
         batch_invariance.judge(opened.plain, found, INT8)

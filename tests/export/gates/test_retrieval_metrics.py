@@ -262,13 +262,16 @@ def test_every_metric_agrees_with_ir_measures_on_ties_and_unlabelled_queries(see
     }
     measures = {
         "ndcg@10": ir_measures.nDCG @ 10,
-        "mrr@10": ir_measures.RR @ 10,
+        "mrr@10": ir_measures.RR,
         "map@100": ir_measures.AP @ 100,
         **{f"recall@{k}": ir_measures.R @ k for k in retrieval_metrics.KS},
         **{f"precision@{k}": ir_measures.P @ k for k in retrieval_metrics.KS},
         **{f"accuracy@{k}": ir_measures.Success @ k for k in retrieval_metrics.KS},
     }
     expected = ir_measures.calc_aggregate(measures.values(), qrels, run)
+    # RR@10 would be computed by another provider, which ranks ties otherwise than trec_eval: cut RR here.
+    ranks = [each.value for each in ir_measures.iter_calc([ir_measures.RR], qrels, run)]
+    expected[ir_measures.RR] = sum(value for value in ranks if value >= 1 / 10) / len(qrels)
     found = measure(data, encoded, PLAIN).metrics
     assert found.keys() == measures.keys()
     assert len(data.queries) == 25, "queries without labels are left out"

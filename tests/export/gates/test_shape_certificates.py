@@ -36,13 +36,13 @@ def test_a_refused_variant_stops_at_once_and_a_right_one_is_recorded(
     with Encoder.open(opened, "onnx-int8") as int8, Encoder.open(opened, "onnx") as plain:
         encoders = {"onnx-int8": int8, "onnx": plain}
         with pytest.raises(GateError, match="variant onnx-int8 gives wrong vectors"):
-            shape_certificates.of(variants, "onnx-int8", encoders, steps)
-        certified = shape_certificates.of(variants, "onnx", encoders, steps)
+            shape_certificates.certify_variant(variants, "onnx-int8", encoders, steps)
+        certified = shape_certificates.certify_variant(variants, "onnx", encoders, steps)
         recorded = {each.name: each.shapes for each in certified}
         assert recorded["onnx"] is not None
         assert recorded["onnx"].wrong == ()
         assert recorded["onnx-int8"] is None
-        assert shape_certificates.of(certified, "onnx", encoders, steps) == certified
+        assert shape_certificates.certify_variant(certified, "onnx", encoders, steps) == certified
 
 
 def test_an_export_takes_the_next_variant_if_the_best_one_is_refused(

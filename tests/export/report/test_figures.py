@@ -79,7 +79,7 @@ def test_the_front_rises_and_nothing_beats_it(manifest: Make) -> None:
 
 def test_a_histogram_shows_every_text_and_the_floor(manifest: Make, spreads: dict[str, np.ndarray]) -> None:
     variant = manifest().variants[-1]
-    found = CosineHistogram.of(spreads[variant.name])
+    found = CosineHistogram.from_cosines(spreads[variant.name])
     plot = figures.histogram(variant, found, 0.9861, 0.97)
     assert len(plot.bars) == sum(count > 0 for count in found.counts)
     assert max(bar.height for bar in plot.bars) == plot.frame.bottom - plot.frame.top
@@ -91,5 +91,5 @@ def test_a_histogram_shows_every_text_and_the_floor(manifest: Make, spreads: dic
 
 
 def test_texts_below_the_axis_are_drawn_at_its_end(manifest: Make) -> None:
-    plot = figures.histogram(manifest().variants[0], CosineHistogram.of([0.2, 0.99]), 0.99, None)
+    plot = figures.histogram(manifest().variants[0], CosineHistogram.from_cosines([0.2, 0.99]), 0.99, None)
     assert min(bar.x for bar in plot.bars) == plot.frame.left

@@ -27,7 +27,7 @@ def test_nines(cosine: float, count: float) -> None:
 
 def test_every_text_is_counted_once_and_where_it_belongs() -> None:
     drawn = 1 - 10 ** -np.random.default_rng(0).uniform(-0.2, 10, 1000)
-    found = CosineHistogram.of(drawn)
+    found = CosineHistogram.from_cosines(drawn)
     inner = np.histogram(np.clip(drawn, 0, found.edges[-1] - 1e-12), found.edges)[0]
     assert found.texts == 1000
     assert found.counts == tuple(inner)
@@ -35,12 +35,12 @@ def test_every_text_is_counted_once_and_where_it_belongs() -> None:
 
 
 def test_a_cosine_on_an_edge_belongs_to_the_bin_that_it_begins() -> None:
-    counts = CosineHistogram.of([0.9, 0.99, 0.999]).counts
+    counts = CosineHistogram.from_cosines([0.9, 0.99, 0.999]).counts
     assert [place for place, count in enumerate(counts) if count] == [5, 10, 15]
 
 
 def test_nan_counts_as_the_worst() -> None:
-    assert CosineHistogram.of([math.nan, 1.0]).counts[0] == 1
+    assert CosineHistogram.from_cosines([math.nan, 1.0]).counts[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class Page(HTMLParser):
 
 
 def page(manifest: BundleManifest, spreads: Spreads) -> str:
-    return report_page.html(manifest, {name: CosineHistogram.of(values) for name, values in spreads.items()})
+    return report_page.html(manifest, {name: CosineHistogram.from_cosines(values) for name, values in spreads.items()})
 
 
 @pytest.fixture

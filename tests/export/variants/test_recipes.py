@@ -38,7 +38,7 @@ BERT, QWEN = SimpleNamespace(model_type="bert"), SimpleNamespace(model_type="qwe
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(12)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
 LOOSE = {**parity.FLOORS, Precision.INT8: ParityFloors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
-EVERY = list(variants_recipes.recipes(HardwareTarget.AVX2))
+EVERY = list(variants_recipes.all_recipes(HardwareTarget.AVX2))
 
 
 def floors(cosine: float) -> ParityFloors:
@@ -58,10 +58,10 @@ def make(
     checkpoint: Opened, work: Path, *names: str, isa: HardwareTarget = HardwareTarget.AVX512_VNNI
 ) -> list[BuiltVariant]:
     """The named variants, with `onnx` first."""
-    feeds = variants_recipes.calibration(checkpoint[1], checkpoint[0], LINES)
-    bench = BuildContext(work, checkpoint[0], feeds, isa, floors(0.5))
-    recipes = variants_recipes.recipes(isa)
-    return [variants_recipes.make(name, recipes[name], bench) for name in ("onnx", *names)]
+    feeds = variants_recipes.calibration_feeds(checkpoint[1], checkpoint[0], LINES)
+    context = BuildContext(work, checkpoint[0], feeds, isa, floors(0.5))
+    recipes = variants_recipes.all_recipes(isa)
+    return [variants_recipes.build_variant(name, recipes[name], context) for name in ("onnx", *names)]
 
 
 def vectors(work: Path, made: BuiltVariant, checkpoint: Opened) -> Any:
@@ -100,19 +100,19 @@ def weights(path: Path) -> list[TensorProto]:
         ((), HardwareTarget.CUDA, QWEN, CUDA),
         (("openvino",), HardwareTarget.AUTO, BERT, ("onnx", "openvino")),
         (("onnx-O4", "onnx-int8"), HardwareTarget.CUDA, BERT, ("onnx", "onnx-O4", "onnx-int8")),
-        (("all",), HardwareTarget.CUDA, BERT, tuple(variants_recipes.recipes(HardwareTarget.AVX2))),
+        (("all",), HardwareTarget.CUDA, BERT, tuple(variants_recipes.all_recipes(HardwareTarget.AVX2))),
         (
             ("all",),
             HardwareTarget.AVX2,
             BERT,
-            tuple(n for n in variants_recipes.recipes(HardwareTarget.AVX2) if n != "onnx-O4"),
+            tuple(n for n in variants_recipes.all_recipes(HardwareTarget.AVX2) if n != "onnx-O4"),
         ),
     ],
 )
 def test_which_variants_are_made(
     names: tuple[str, ...], target: HardwareTarget, config: Any, expected: tuple[str, ...]
 ) -> None:
-    assert tuple(variants_recipes.wanted(names, target, HardwareTarget.AVX2, config)) == expected
+    assert tuple(variants_recipes.select_recipes(names, target, HardwareTarget.AVX2, config)) == expected
 
 
 def test_nothing_dynamic_slow_or_for_gpus_is_made_unasked() -> None:
@@ -139,7 +139,7 @@ def test_what_cannot_be_made_is_refused(name: str, target: HardwareTarget, sente
     "isa", [HardwareTarget.AVX2, HardwareTarget.AVX512, HardwareTarget.AVX512_VNNI, HardwareTarget.ARM64]
 )
 def test_what_multiplies_in_full_int8_says_what_it_needs(isa: HardwareTarget) -> None:
-    recipes = variants_recipes.recipes(isa)
+    recipes = variants_recipes.all_recipes(isa)
     full = {name for name, recipe in recipes.items() if recipe.needs == EXACT}
     multiplying = {n for n, r in recipes.items() if r.weights is Precision.INT8 and n != "openvino-int8-weight"}
     assert full == (multiplying if isa.exact else set())
@@ -266,8 +266,8 @@ def export(folder: Path, out: Path, *names: str, target: HardwareTarget = Hardwa
 
     texts = out.with_suffix(".jsonl")
     texts.write_text("".join(f'{{"text": "{line}"}}\n' for line in LINES * 3))
-    wishes = ExportOptions(texts=texts, floors=LOOSE, variants=names, target=target)
-    return build(folder, out, wishes, StepTimer(Console(quiet=True)))
+    options = ExportOptions(texts=texts, floors=LOOSE, variants=names, target=target)
+    return build(folder, out, options, StepTimer(Console(quiet=True)))
 
 
 def graphs(bundle: Bundle) -> dict[str, SealedFile]:
@@ -275,7 +275,7 @@ def graphs(bundle: Bundle) -> dict[str, SealedFile]:
     return {name: file for name, file in bundle.manifest.files.items() if name.startswith(("onnx/", "openvino/"))}
 
 
-def of(manifest: BundleManifest, name: str) -> Variant:
+def find_variant(manifest: BundleManifest, name: str) -> Variant:
     return next(variant for variant in manifest.variants if variant.name == name)
 
 
@@ -291,8 +291,8 @@ def test_large_models_every_variant_twice_the_same_bytes(
         if variant.path.endswith(".onnx"):
             assert f"{variant.path}_data" in bundle.files_of(variant)
             assert variant.size == sum(bundle.manifest.files[name].size for name in bundle.files_of(variant)[2:])
-    assert of(bundle.manifest, "onnx-O4").needs == ("cuda",)
-    assert of(bundle.manifest, "onnx-O4").parity.minimum > 0.9995
+    assert find_variant(bundle.manifest, "onnx-O4").needs == ("cuda",)
+    assert find_variant(bundle.manifest, "onnx-O4").parity.minimum > 0.9995
     assert "onnx-O4" not in bundle.manifest.choice.tokens_per_second
     assert main.run(["verify", str(bundle.folder), "--all", "--json"]) == 0
     printed = capsys.readouterr().out
@@ -312,7 +312,7 @@ def test_a_decoder_gets_weight_only_int8(checkpoint: Callable[..., Path], tmp_pa
     assert tuple(variant.name for variant in bundle.manifest.variants) == DECODER
     assert graphs(bundle) == graphs(again)
     for name in ("onnx-int8-weight", "openvino-int8-weight"):
-        assert of(bundle.manifest, name).quantisation is Quantisation.WEIGHT_ONLY
+        assert find_variant(bundle.manifest, name).quantisation is Quantisation.WEIGHT_ONLY
         with Encoder.open(bundle, name) as encoder:
             assert encoder.engine.precision is Precision.INT8
 

@@ -26,13 +26,13 @@ def test_the_squared_mean_is_that_of_the_formula():
     tree, centre = cKDTree(rows), rows.mean(axis=0)
     own = tree.query(rows, k=NEIGHBOURS + 1)[0][:, 1:].mean(axis=1)
     weigh = lambda far: np.clip(1 + (far - own.mean()) / own.std(), 0, MOST)[:, None]  # noqa: E731
-    then = (rows - centre) * weigh(own)
+    weighted = (rows - centre) * weigh(own)
     later = (now - centre) * weigh(tree.query(now, k=NEIGHBOURS)[0].mean(axis=1))
-    covariance = np.cov(then.T, bias=True)
+    covariance = np.cov(weighted.T, bias=True)
     root = np.real(sqrtm(inv(covariance + RIDGE * np.trace(covariance) / D * np.eye(D))))
-    shift = (later.mean(axis=0) - then.mean(axis=0)) @ root
+    shift = (later.mean(axis=0) - weighted.mean(axis=0)) @ root
     plain = now.mean(axis=0) - centre
-    expected = (shift**2).sum() / size(then @ root) + PLAIN * (plain**2).sum() / size(rows)
+    expected = (shift**2).sum() / size(weighted @ root) + PLAIN * (plain**2).sum() / size(rows)
     found = ShiftFeatures.fit(rows.astype(np.float32), np.arange(300)).apply(now.astype(np.float32))
     assert found.shape == (80, 2 * D)
     assert (found.mean(axis=0) ** 2).sum() == pytest.approx(expected, rel=1e-3)

@@ -106,7 +106,7 @@ def test_texts_that_are_only_tokenised_do_not_count_for_the_throughput() -> None
     clock = Clock()
     admission = AdmissionController(100, clock)
     for _ in range(10):  # 10 texts per second through the model, and 80 that are only tokenised
-        with admission.acquire(80, Priority.INTERACTIVE, paced=False):
+        with admission.acquire(80, Priority.INTERACTIVE, uses_model=False):
             finish(admission, clock, 10, seconds=1)
     with admission.acquire(100, Priority.INTERACTIVE), pytest.raises(Overloaded) as caught:
         admission.acquire(30, Priority.INTERACTIVE)

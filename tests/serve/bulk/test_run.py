@@ -41,7 +41,7 @@ class Silent:
     def __init__(self) -> None:
         self.total = self.done = self.texts = self.tokens = 0
 
-    def found(self, texts: int, done: int) -> None:
+    def start(self, texts: int, done: int) -> None:
         self.total, self.done = texts, done
 
     def encoded(self, texts: int, tokens: int) -> None:
@@ -66,12 +66,12 @@ def go(
     encoder: Encoder,
     source: Path,
     out: Path,
-    wishes: EncodeOptions = SMALL,
+    options: EncodeOptions = SMALL,
     watcher: Silent | None = None,
     force: bool = False,
 ) -> EncodeManifest:
     return encode(
-        LocalEncoderPool(encoder), open_source(source, COLUMNS), COLUMNS, out, wishes, watcher or Silent(), force=force
+        LocalEncoderPool(encoder), open_source(source, COLUMNS), COLUMNS, out, options, watcher or Silent(), force=force
     )
 
 
@@ -147,7 +147,7 @@ from embedship.serve.bulk.manifest import EncodeOptions
 from embedship.serve.bulk.shards import LocalEncoderPool
 from embedship.serve.bulk.source import InputColumns, open_source
 class Silent:
-    def found(self, texts, done): pass
+    def start(self, texts, done): pass
     def encoded(self, texts, tokens): pass
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:
     columns = InputColumns("text", "id")
@@ -335,7 +335,7 @@ def test_two_runs_do_not_share_a_folder(encoder: Encoder, source: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("wishes", "sentence"),
+    ("options", "sentence"),
     [
         (EncodeOptions(dimensions=500), "this model has 1 to 384"),
         (EncodeOptions(dimensions=12, code=VectorCode.UBINARY), "not a multiple of 8"),
@@ -344,10 +344,10 @@ def test_two_runs_do_not_share_a_folder(encoder: Encoder, source: Path, tmp_path
     ],
 )
 def test_what_cannot_be_is_said_at_once(
-    encoder: Encoder, source: Path, tmp_path: Path, wishes: EncodeOptions, sentence: str
+    encoder: Encoder, source: Path, tmp_path: Path, options: EncodeOptions, sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
-        go(encoder, source, tmp_path / "out", wishes)
+        go(encoder, source, tmp_path / "out", options)
 
 
 def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(bundle: Path, source: Path, tmp_path: Path) -> None:
@@ -395,10 +395,10 @@ def test_parquet_in_and_out(encoder: Encoder, source: Path, clean: Path, tmp_pat
     pa, parquet = arrow()
     parquet.write_table(pa.table({"key": [f"doc-{i}" for i in range(50)], "body": TEXTS}), tmp_path / "in.parquet")
     columns = InputColumns("body", "key")
-    wishes = EncodeOptions(layout=OutputFormat.PARQUET, shard_texts=16)
+    options = EncodeOptions(layout=OutputFormat.PARQUET, shard_texts=16)
     out = tmp_path / "out"
     manifest = encode(
-        LocalEncoderPool(encoder), open_source(tmp_path / "in.parquet", columns), columns, out, wishes, Silent()
+        LocalEncoderPool(encoder), open_source(tmp_path / "in.parquet", columns), columns, out, options, Silent()
     )
     table = pa.concat_tables([parquet.read_table(out / shard.name) for shard in manifest.shards])
     assert table["id"].to_pylist() == [f"doc-{i}" for i in range(50)]

@@ -66,12 +66,12 @@ def made(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     work = tmp_path_factory.mktemp("reference")
     copied(bundle, work / "bundle")
     texts = [entry.summary for entry in stdlib_docs.entries(800)]
-    then = texts[::2]
+    past = texts[::2]
     queries = write(
         work / "queries.jsonl",
-        then,
-        session=[f"s{i // 2}" for i in range(len(then))],
-        timestamp=[START + i * WEEK / len(then) for i in range(len(then))],
+        past,
+        session=[f"s{i // 2}" for i in range(len(past))],
+        timestamp=[START + i * WEEK / len(past) for i in range(len(past))],
     )
     out = work / "printed.json"
     with pytest.MonkeyPatch.context() as patch:

@@ -78,7 +78,7 @@ class DeviceFactory:
         self.workers: list[FakeWorker] = []
         self._stack = stack
         self.refuse: Callable[[int], EngineError | None] = lambda number: None
-        self.prove: Callable[[SupervisedWorker], GoldenCheck] = lambda worker: RIGHT
+        self.check_worker: Callable[[SupervisedWorker], GoldenCheck] = lambda worker: RIGHT
 
     def launch(self) -> FakeWorker:
         self.workers.append(FakeWorker(self.refuse(len(self.workers))))
@@ -88,7 +88,7 @@ class DeviceFactory:
         self, name: str = "cpu:0", stall_seconds: float = SECONDS, start_seconds: float = SECONDS
     ) -> SupervisedDevice:
         made = SupervisedDevice(
-            name, 1, self.launch, self.prove, HangDetector(stall_seconds), tick_seconds=0.01,
+            name, 1, self.launch, self.check_worker, HangDetector(stall_seconds), tick_seconds=0.01,
             start_seconds=start_seconds,
         )  # fmt: skip
         self._stack.callback(made.close)
@@ -155,7 +155,7 @@ def test_a_failed_first_start_raises_its_error_and_is_not_retried(bed: DeviceFac
     elif stage == "open":
         bed.refuse = lambda number: EngineError("wrong vectors")
     else:
-        bed.prove = fail
+        bed.check_worker = fail
     device = bed.device()
     with pytest.raises((EngineError, GateError), match="wrong vectors"):
         device.wait_until_open()
@@ -167,12 +167,12 @@ def test_a_failed_first_start_raises_its_error_and_is_not_retried(bed: DeviceFac
 def test_a_worker_with_wrong_vectors_after_a_restart_gets_no_batches(bed: DeviceFactory) -> None:
     wrong = iter([None, GateError("wrong vectors"), EngineError("no memory")])
 
-    def prove(worker: SupervisedWorker) -> GoldenCheck:
+    def check_worker(worker: SupervisedWorker) -> GoldenCheck:
         if error := next(wrong, None):
             raise error
         return RIGHT
 
-    bed.prove = prove
+    bed.check_worker = check_worker
     device = bed.device()
     device.wait_until_open()
     turns = UpDownWaiter(device)
@@ -188,7 +188,7 @@ def test_a_hanging_start_is_killed(bed: DeviceFactory) -> None:
         worker.encode(batch(HANG))
         return RIGHT
 
-    bed.prove = hang
+    bed.check_worker = hang
     with pytest.raises(DeviceLost):
         bed.device(start_seconds=0.05).wait_until_open()
 
@@ -201,7 +201,7 @@ def test_a_device_can_be_closed_while_it_starts(bed: DeviceFactory) -> None:
         worker.encode(batch(HANG))
         return RIGHT
 
-    bed.prove = hang
+    bed.check_worker = hang
     device = bed.device()
     assert begun.wait(SECONDS)
     device.close()

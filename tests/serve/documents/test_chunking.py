@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from embedship import stdlib_docs
 from embedship.bundle import Bundle
 from embedship.errors import UsageError
-from embedship.serve.documents.chunking import Chunking, TextSpan, cut, splitter
+from embedship.serve.documents.chunking import Chunking, TextSpan, find_spans, make_splitter
 from embedship.serve.documents.store import Chunk, Document
 from embedship.tokens import Tokenizer
 
@@ -105,7 +105,7 @@ def test_whatever_the_text_chunks_hold_all_of_it(tokenizer: Tokenizer, prompt: s
     @example(CJK * 3, 12, 6)
     def holds(text: str, room: int, overlap: int) -> None:
         chunking = Chunking(tokens=fixed + room, overlap=min(overlap, room // 2))
-        (spans,) = cut([text], tokenizer, prompt, chunking)
+        (spans,) = find_spans([text], tokenizer, prompt, chunking)
         require_right(tokenizer, text, spans, prompt, chunking)
         if count(tokenizer, text, prompt) <= chunking.tokens:
             assert spans == [TextSpan(0, len(text))]
@@ -116,7 +116,7 @@ def test_whatever_the_text_chunks_hold_all_of_it(tokenizer: Tokenizer, prompt: s
 def test_words_are_whole_and_exactly_the_overlap_is_shared(wordpiece: Tokenizer) -> None:
     words = [f"{a}{b}" for a, b in zip(["one", "two", "red", "sea"] * 50, " " * 200, strict=True)]
     text = "".join(words)
-    (spans,) = cut([text], wordpiece, "", Chunking(tokens=22, overlap=5))
+    (spans,) = find_spans([text], wordpiece, "", Chunking(tokens=22, overlap=5))
     assert len(spans) > 10
     pieces = [text[start:end].split() for start, end in spans]
     assert [len(piece) for piece in pieces[:-1]] == [20] * (len(pieces) - 1)
@@ -129,7 +129,7 @@ def test_words_are_torn_only_where_they_are_long(wordpiece: Tokenizer) -> None:
     """Real documentation: chunks end with words of the text, and begin so if a word begins in what is shared."""
     texts = [entry.body for entry in stdlib_docs.entries(300) if len(entry.body) > 1500]
     assert texts
-    for text, spans in zip(texts, cut(texts, wordpiece, "", Chunking(tokens=64, overlap=8)), strict=True):
+    for text, spans in zip(texts, find_spans(texts, wordpiece, "", Chunking(tokens=64, overlap=8)), strict=True):
         require_right(wordpiece, text, spans, "", Chunking(tokens=64, overlap=8))
         for start, end in spans:
             assert start == 0 or text[start - 1].isspace() or not set(text[start : start + 12]) & set(" \n")
@@ -139,8 +139,8 @@ def test_words_are_torn_only_where_they_are_long(wordpiece: Tokenizer) -> None:
 def test_a_text_is_cut_the_same_whatever_its_neighbours(wordpiece: Tokenizer) -> None:
     texts = ["short", "word " * 300, CJK * 10, ""]
     chunking = Chunking(tokens=40, overlap=4)
-    together = cut(texts, wordpiece, "", chunking)
-    assert together == [cut([text], wordpiece, "", chunking)[0] for text in texts]
+    together = find_spans(texts, wordpiece, "", chunking)
+    assert together == [find_spans([text], wordpiece, "", chunking)[0] for text in texts]
     assert together[0] == [TextSpan(0, 5)]
     assert together[3] == [TextSpan(0, 0)]
 
@@ -148,11 +148,11 @@ def test_a_text_is_cut_the_same_whatever_its_neighbours(wordpiece: Tokenizer) ->
 def test_what_goes_before_the_text_is_counted(wordpiece: Tokenizer) -> None:
     text, head = "word " * 100, "A title of some seven words, say: "
     chunking = Chunking(tokens=30, overlap=4)
-    (spans,) = cut([text], wordpiece, "passage: ", chunking, [head])
+    (spans,) = find_spans([text], wordpiece, "passage: ", chunking, [head])
     lengths = [count(wordpiece, head + text[start:end], "passage: ") for start, end in spans]
     assert lengths[0] == max(lengths) == 30
     with pytest.raises(UsageError, match=r"the title 'word word .* takes 43 of the 30 tokens"):
-        cut([text], wordpiece, "passage: ", chunking, ["word " * 39])
+        find_spans([text], wordpiece, "passage: ", chunking, ["word " * 39])
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,17 @@ def test_what_goes_before_the_text_is_counted(wordpiece: Tokenizer) -> None:
 )
 def test_sizes_that_cannot_be(wordpiece: Tokenizer, chunking: Chunking, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        splitter(wordpiece, "query: ", chunking, 256)
+        make_splitter(wordpiece, "query: ", chunking, 256)
 
 
 def test_chunks_of_a_document_share_all_but_the_text(wordpiece: Tokenizer) -> None:
     document = Document("a", "word " * 30, "Title", {"year": 1999})
-    ((first, second, third),) = splitter(wordpiece, "", Chunking(tokens=16, overlap=2), 256)([document])
+    ((first, second, third),) = make_splitter(wordpiece, "", Chunking(tokens=16, overlap=2), 256)([document])
     assert first == Document("a", ("word " * 14)[:-1], "Title", {"year": 1999}, Chunk(0, 0, 69))
     assert (second.chunk, third.chunk) == (Chunk(1, 60, 129), Chunk(2, 120, 149))
-    ((same,),) = splitter(wordpiece, "", Chunking(tokens=256), 256)([document])
+    ((same,),) = make_splitter(wordpiece, "", Chunking(tokens=256), 256)([document])
     assert same == msgspec.structs.replace(document, chunk=Chunk(0, 0, 150))
-    titled = splitter(wordpiece, "", Chunking(tokens=16, overlap=2), 256, with_title=True)([document])[0]
+    titled = make_splitter(wordpiece, "", Chunking(tokens=16, overlap=2), 256, with_title=True)([document])[0]
     assert titled[0].text == ("word " * 13)[:-1], "the title takes a token of every chunk"
 
 

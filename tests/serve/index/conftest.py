@@ -96,7 +96,7 @@ def planned_for(kind: IndexKind, size: int, dimension: int, store: RerankStore =
     return IndexSpec(kind=kind, factory=FACTORY if size > 200 else FACTORY_OF_FEW, dimension=dimension, store=store)
 
 
-def wishes_for(kind: IndexKind) -> IndexOptions:
+def options_for(kind: IndexKind) -> IndexOptions:
     return IndexOptions(factory=FACTORY_OF_FEW) if kind is IndexKind.FACTORY else IndexOptions(kind=kind)
 
 

@@ -19,7 +19,7 @@ from embedship.serve.index import IndexKind, manifest, recipe
 from embedship.serve.index.folder import IndexFolder
 from embedship.serve.indexing import build
 
-from .conftest import Texts, wishes_for
+from .conftest import Texts, options_for
 
 
 def quiet(*_: object) -> None:
@@ -33,7 +33,7 @@ def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[In
     lines = folder / "corpus.jsonl"
     lines.write_text("".join(f'{{"id": "{n}", "text": "document number {n}", "n": {n}}}\n' for n in range(30)))
     for kind in IndexKind:
-        build.build(encoder, "any", lines, folder / kind, wishes_for(kind), quiet)
+        build.build(encoder, "any", lines, folder / kind, options_for(kind), quiet)
     return {kind: folder / kind for kind in IndexKind}
 
 

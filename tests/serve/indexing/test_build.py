@@ -23,7 +23,7 @@ from embedship.serve.index.recipe import RerankStore
 from embedship.serve.indexing import measure
 from embedship.serve.indexing.build import FLAT_BELOW, BuildResult, BuildStep, IndexOptions, build, default_kind
 
-from ..index.conftest import Corpus, wishes_for
+from ..index.conftest import Corpus, options_for
 
 
 def quiet(*_: object) -> None:
@@ -40,7 +40,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_files_of_a_new_index(encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: IndexKind) -> None:
     out = tmp_path / "new" / "index"
-    built = run(encoder, corpus(24), out, wishes_for(kind)).manifest
+    built = run(encoder, corpus(24), out, options_for(kind)).manifest
     assert {path.name for path in out.iterdir()} == {MANIFEST, *files(built.recipe)}
     assert [path.name for path in out.parent.iterdir()] == ["index"]
     assert out.stat().st_mode & 0o077 == (tmp_path / "new").stat().st_mode & 0o077
@@ -228,7 +228,7 @@ def short(encoder: Encoder, engine: Stub | None = None, **changes: object) -> En
 def test_vectors_of_any_length_become_cosines(
     encoder: Encoder, corpus: Corpus, tmp_path: Path, kind: IndexKind
 ) -> None:
-    run(short(encoder), corpus(40), tmp_path / "index", wishes_for(kind))
+    run(short(encoder), corpus(40), tmp_path / "index", options_for(kind))
     with IndexFolder.open(tmp_path / "index", encoder.bundle) as opened:
         text = opened.documents.fetch([3])[0].text
         query = short(encoder).encode([text])

@@ -43,7 +43,7 @@ CHUNKING = Chunking(tokens=48, overlap=6)
 class Silent:
     texts = 0
 
-    def found(self, texts: int, done: int) -> None:
+    def start(self, texts: int, done: int) -> None:
         self.done = done
 
     def encoded(self, texts: int, tokens: int) -> None:
@@ -221,7 +221,7 @@ from embedship import Encoder
 from embedship.serve.index.manifest import read
 from embedship.serve.indexing.migrate import options_from_index, migrate
 class Silent:
-    def found(self, texts, done): pass
+    def start(self, texts, done): pass
     def encoded(self, texts, tokens): pass
 found = read(Path(old))
 with Encoder.open(bundle, "openvino-int8", streams=1) as encoder:

@@ -19,7 +19,7 @@ TEXTS = ["word12 of0x0", "of5x40", "word7 word8 word9"]
 
 
 def put(world: World, id: str, *texts: int) -> Change:
-    pieces = ChunkedDocuments.of([lined([*texts], id)], writer.lines)
+    pieces = ChunkedDocuments.from_documents([lined([*texts], id)], writer.lines)
     return pieces.puts(world.vectors[[*texts]])[0]
 
 

@@ -18,7 +18,7 @@ from embedship.codes import Vectors
 from embedship.serve.index import Index, IndexKind
 from embedship.serve.index.effort import SearchEffort
 from embedship.serve.index.recipe import RerankStore
-from embedship.serve.live.changes import halves
+from embedship.serve.live.changes import to_half_precision
 from embedship.serve.milvus import collection_metadata as cards
 from embedship.serve.milvus.connection import SLOW_SECONDS, MilvusConnection
 from embedship.serve.milvus.index import MilvusIndex
@@ -108,7 +108,7 @@ def filled(
 ) -> MilvusIndex:
     """`order`: in which its rows are put."""
     cards.make(line, name, card)
-    values = halves(vectors).astype(np.float32).tolist()
+    values = to_half_precision(vectors).astype(np.float32).tolist()
     nothing = {"content": "", "title_length": -1, "metadata": "{}", "facts": [], "scalars": {}}
     rows = [
         {"row": row, "id": str(row), **nothing, **dict.fromkeys(card.fields, value)} for row, value in enumerate(values)

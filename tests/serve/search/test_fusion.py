@@ -8,7 +8,7 @@ import pytest
 from embedship.ranking import RankedRows
 from embedship.serve.documents.filters import Filter
 from embedship.serve.index.effort import SearchEffort
-from embedship.serve.search.backend import SearchParams, comparable, run_searches
+from embedship.serve.search.backend import SearchParams, comparable_rows, run_searches
 from embedship.serve.search.fusion import DEPTH, SearchMode, fuse
 
 
@@ -56,9 +56,9 @@ def test_a_search_is_as_deep_as_its_mode_needs(mode: SearchMode, k: int, expecte
 @pytest.mark.parametrize("filter", [None, {}])
 def test_only_plain_vector_results_are_comparable(filter: Filter | None) -> None:
     rows = ranked(*range(30))
-    found = comparable(SearchParams(filter=filter), rows)
+    found = comparable_rows(SearchParams(filter=filter), rows)
     assert found is not None
     assert found.tolist() == [list(range(10))]
-    assert comparable(SearchParams(filter={"kind": "drug"}), rows) is None
-    assert comparable(SearchParams(effort=SearchEffort(nprobe=3)), rows) is None
-    assert comparable(SearchParams(SearchMode.KEYWORD), None) is None
+    assert comparable_rows(SearchParams(filter={"kind": "drug"}), rows) is None
+    assert comparable_rows(SearchParams(effort=SearchEffort(nprobe=3)), rows) is None
+    assert comparable_rows(SearchParams(SearchMode.KEYWORD), None) is None

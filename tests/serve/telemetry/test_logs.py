@@ -126,8 +126,8 @@ def test_the_log_of_a_server_is_json_whatever_is_sent(told: Live) -> None:
         odd = {"x-request-id": b"\xff\x9b[2J", "x-embedship-lane": b"\xfe\x9b"}
         assert client.post("/embed", json={"inputs": "a"}, headers=odd).status_code == 422
         assert client.get("/no%0Awhere%00%1B%5B2J%FF").status_code == 404
-        nasty = {"bundle": f"/nowhere/{NASTY.replace(chr(0), '')}"}
-        assert client.post("/admin/reload", json=nasty, headers=ADMIN | {"x-request-id": "r.2"}).status_code == 409
+        body = {"bundle": f"/nowhere/{NASTY.replace(chr(0), '')}"}
+        assert client.post("/admin/reload", json=body, headers=ADMIN | {"x-request-id": "r.2"}).status_code == 409
     with socket.create_connection(("127.0.0.1", told.port), SECONDS) as connection:
         connection.sendall(b"\x16\x03\x01 no HTTP\n{}\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 400")

@@ -43,10 +43,10 @@ def plain(bundle: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) 
     """What a run without Ray leaves."""
     pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
     out, columns = tmp_path_factory.mktemp("plain") / "out", InputColumns("text", "id")
-    wishes = EncodeOptions(layout=OutputFormat.PARQUET, code="float16", shard_texts=SHARD)
+    options = EncodeOptions(layout=OutputFormat.PARQUET, code="float16", shard_texts=SHARD)
     with Encoder.open(bundle, "openvino-int8") as encoder:
         bulk_run.encode(
-            LocalEncoderPool(encoder), open_source(source, columns), columns, out, wishes, ProgressCounter()
+            LocalEncoderPool(encoder), open_source(source, columns), columns, out, options, ProgressCounter()
         )
     return contents(out)
 
