@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from embedship.errors import UsageError
 from embedship.serve.errors import Unauthorised
+
+logger = logging.getLogger(__name__)
 
 # Other environment variables of embedship that contain secrets.
 _SECRETS = frozenset({"EMBEDSHIP_MILVUS_TOKEN"})
@@ -110,6 +114,8 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _read(file: Path, option: str) -> dict[str, str]:
     try:
+        if file.stat().st_mode & stat.S_IROTH:
+            logger.warning("%s %s can be read by every user of this machine: run `chmod o-r` on it", option, file)
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"

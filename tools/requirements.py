@@ -3,13 +3,15 @@
     python tools/requirements.py [EXTRAS ...]
 
 EXTRAS are extras of pyproject.toml with commas between them, as in `docker build --build-arg EXTRAS=cpu,pull,milvus`.
-Without arguments, the files of the images' defaults are written again. The versions are those of constraints.txt. pip
-refuses a file with another hash, also if the package index itself was changed.
+Without arguments, the files of the images' defaults are written again, and tools/wheels.txt for tools/fetch.py. The
+versions of the images are those of constraints.txt. pip refuses a file with another hash, also if the package index
+itself was changed.
 """
 
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +49,25 @@ def write(extras: str) -> Path:
     return out
 
 
+def write_wheels() -> Path:
+    """Write tools/wheels.txt: the wheels that tools/fetch.py downloads. Raises CalledProcessError if uv fails."""
+    tools = runpy.run_path(str(ROOT / "tools" / "fetch.py"))["TOOLS"].values()
+    pins = sorted({f"{tool.package}=={tool.version}" for tool in tools if getattr(tool, "version", "")})
+    out = ROOT / "tools" / "wheels.txt"
+    style = [
+        "--generate-hashes",
+        "--no-deps",
+        "--universal",
+        "--python-version",
+        PYTHON,
+        "--no-annotate",
+        "--no-header",
+    ]
+    command = [_uv(), "pip", "compile", "-", *style, "--quiet", "--output-file", str(out)]
+    subprocess.run(command, input="\n".join(pins), text=True, check=True, cwd=ROOT)
+    return out
+
+
 def _uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     return str(beside) if beside.exists() else "uv"
@@ -55,3 +76,5 @@ def _uv() -> str:
 if __name__ == "__main__":
     for each in sys.argv[1:] or defaults():
         print(write(each))
+    if not sys.argv[1:]:
+        print(write_wheels())

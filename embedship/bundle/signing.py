@@ -1,7 +1,7 @@
-"""Signatures of bundles: OpenSSF model signing with an elliptic-curve key pair, offline.
+"""Signatures of bundles and indexes: OpenSSF model signing with an elliptic-curve key pair, offline.
 
-The signature is the file `model.sig` in the bundle, the name that the standard gives it. It covers every other file,
-bundle.json included, so anyone with the public key can check that the bundle is the one that was signed. The
+The signature is the file `model.sig` in the folder, the name that the standard gives it. It covers every other file,
+the manifest included, so anyone with the public key can check that the folder is the one that was signed. The
 standard's own tool, `model_signing verify key`, checks it as well.
 """
 
@@ -20,6 +20,7 @@ from embedship.bundle.manifest import SIGNATURE, SUBSET
 from embedship.errors import MissingExtra, UnsafeError, UsageError
 
 PASSWORD = "EMBEDSHIP_KEY_PASSWORD"
+_TEMPORARY = f".{SIGNATURE}.half"
 
 try:
     import model_signing
@@ -36,7 +37,7 @@ _SUGGESTION = "make a pair with `openssl ecparam -name prime256v1 -genkey -noout
 
 
 class BundleSigner:
-    """Signs bundles with one private key, which is opened at once, so that a wrong key fails before hours of work."""
+    """Signs folders with one private key, which is opened at once, so that a wrong key fails before hours of work."""
 
     def __init__(self, key: Path, password: bytes | None) -> None:
         self._key, self._password = key, password
@@ -58,42 +59,58 @@ class BundleSigner:
 
     def sign(self, bundle: Bundle) -> None:
         """Write the signature into the bundle. Raises UnsafeError if the bundle differs from what was exported."""
-        temporary = bundle.path(f".{SIGNATURE}.half")
-        temporary.unlink(missing_ok=True)  # left by a run that was killed
+        self.remove_temporary(bundle.folder)
         bundle.require_complete("a signature")
         bundle.verify()
+        self.sign_folder(bundle.folder, bundle.manifest.source.name)
+
+    def sign_folder(self, folder: Path, name: str) -> None:
+        """Write the signature of all files into a folder that was verified. The signed statement calls it `name`."""
+        temporary = folder / _TEMPORARY
         config = model_signing.signing.Config()  # type: ignore[no-untyped-call]
-        config.set_hashing_config(_BundleHashing(bundle.manifest.source.name))
+        config.set_hashing_config(_FolderHashing(name))
         # The library passes the password on unchanged, and the function that opens the key needs bytes.
         config.use_elliptic_key_signer(private_key=self._key, password=self._password)  # type: ignore[arg-type]
         try:
-            config.sign(bundle.folder, temporary)
-            temporary.replace(bundle.path(SIGNATURE))
+            config.sign(folder, temporary)
+            temporary.replace(folder / SIGNATURE)
         finally:
-            temporary.unlink(missing_ok=True)
+            self.remove_temporary(folder)
+
+    def remove_temporary(self, folder: Path) -> None:
+        """Remove what a killed run of `sign_folder` left, which would count as an added file."""
+        (folder / _TEMPORARY).unlink(missing_ok=True)
 
 
 def check(bundle: Bundle, key: Path) -> None:
     """Raise UnsafeError unless the private half of `key` signed the bundle's files as they are now.
 
-    `key` is a PEM public key. Raises UsageError if it is not one. Call `bundle.verify()` first, because it opens only
-    regular files. If the bundle was pulled with --variant, the other variants count with the sha256 in bundle.json,
-    which the signature covers as well.
+    Call `bundle.verify()` first, because it opens only regular files. If the bundle was pulled with --variant, the
+    other variants count with the sha256 in bundle.json, which the signature covers as well. Raises UsageError as
+    `check_folder` does.
     """
-    _require_public(key)
-    path = bundle.path(SIGNATURE)
-    if not path.is_file() or path.is_symlink():
-        raise UnsafeError(
-            f"{bundle.folder} has no signature ({SIGNATURE}): get the signed bundle, sign it with `embedship sign`, or "
-            "leave --key out if you trust it without a signature"
-        )
-    config = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
     present = bundle.files
     absent = {name: file.sha256 for name, file in bundle.manifest.files.items() if name not in present}
-    config.set_hashing_config(_BundleHashing(absent=absent, subset=bundle.only is not None))
+    check_folder(bundle.folder, key, _FolderHashing(absent=absent, subset=bundle.only is not None))
+
+
+def check_folder(folder: Path, key: Path, hashing: model_signing.hashing.Config | None = None) -> None:
+    """Raise UnsafeError unless the private half of `key` signed the files in `folder` as they are now.
+
+    `key` is a PEM public key. Raises UsageError if it is not one. Verify the folder's manifest first.
+    """
+    _require_public(key)
+    path = folder / SIGNATURE
+    if not path.is_file() or path.is_symlink():
+        raise UnsafeError(
+            f"{folder} has no signature ({SIGNATURE}): get the signed folder, sign it with `embedship sign` (an index: "
+            "`embedship index sign`), or leave --key out if you trust it without a signature"
+        )
+    config = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
+    config.set_hashing_config(hashing or _FolderHashing())
     try:
         with contextlib.redirect_stdout(sys.stderr):  # the library prints to stdout, where our results go
-            config.use_elliptic_key_verifier(public_key=key).verify(bundle.folder, path)
+            config.use_elliptic_key_verifier(public_key=key).verify(folder, path)
     except Exception as error:
         # A forged file can make the library fail in any way. A signature that is not proved does not count.
         message = re.sub(r"[\[\]\\'\"]", "", str(error)).partition(": Expected")[0]  # drop a printed list of digests
@@ -101,7 +118,7 @@ def check(bundle: Bundle, key: Path) -> None:
         raise UnsafeError(f"{path} is not a signature of these files by the private half of {key}: {reason}") from None
 
 
-class _BundleHashing(model_signing.hashing.Config):
+class _FolderHashing(model_signing.hashing.Config):
     """Hashes every file except the signature. The library's default would skip git's files.
 
     `absent`: sha256 of files that were not pulled. `subset`: the folder has the record of such a pull.

@@ -110,11 +110,21 @@ GUIDES = {
         ),
         interrupted=_CONTINUE,
     ),
+    "index sign": CommandGuide(
+        examples=("embedship index sign index --key private.pem",),
+        next_steps=("embedship serve BUNDLE --index {index} --key PUBLIC.pem",),
+        interrupted="The index was not signed. Run the same command again.",
+    ),
+    "index verify": CommandGuide(
+        examples=("embedship index verify index --key public.pem",),
+        interrupted=_NO_TRACE,
+    ),
     "serve": CommandGuide(
         examples=(
             "embedship serve bundle",
             "embedship serve bundle --index index --port 8080",
             "embedship serve bundle --index index --reranker reranker --writable --write-key-file keys.txt",
+            "embedship serve bundle --index index --key public.pem",
         ),
     ),
     "check": CommandGuide(

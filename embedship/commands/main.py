@@ -72,6 +72,12 @@ COMMANDS = {
     "index migrate": CommandSpec(
         "embedship.serve.commands.index_migrate", "Embed an index's documents with another bundle.", "cpu", _INDEXES
     ),
+    "index sign": CommandSpec(
+        "embedship.serve.commands.index_signature", "Sign an index with a private key, offline.", "cpu,sign", _INDEXES
+    ),
+    "index verify": CommandSpec(
+        "embedship.serve.commands.index_signature", "Check an index's files and signature.", "cpu", _INDEXES
+    ),
     "serve": CommandSpec("embedship.serve.commands.serve", "Serve embeddings and search over HTTP.", "cpu", _SERVING),
     "check": CommandSpec(
         "embedship.serve.commands.check", "Compare a running server's vectors with the golden texts.", "cpu", _SERVING

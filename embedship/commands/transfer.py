@@ -12,10 +12,11 @@ from embedship import terminal
 from embedship.bundle import MANIFEST, Bundle
 from embedship.commands.options import BundleArgument, JsonOption
 from embedship.errors import UsageError
+from embedship.files.sealed import require_digest
 from embedship.transfer import oci
 from embedship.transfer.address import TrustOptions, open_source
 from embedship.transfer.progress import TransferProgress
-from embedship.transfer.pull import PullOptions, require_digest
+from embedship.transfer.pull import PullOptions
 from embedship.transfer.pull import pull as fetch
 from embedship.transfer.registry import digest_of
 from embedship.transfer.retry import RetryPolicy

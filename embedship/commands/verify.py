@@ -68,7 +68,7 @@ def verify(
         return
     console = terminal.output()
     console.print(f"{bundle}: {files} files are as exported, fingerprint {opened.fingerprint[:12]}")
-    console.print(_SIGNATURE_MESSAGES[signature])
+    console.print(SIGNATURE_MESSAGES[signature])
     console.print(_table(results))
     for r in results:
         console.print(
@@ -84,7 +84,7 @@ def _skipped(bundle: Bundle) -> dict[str, str]:
     return {v.name: " or ".join(v.needs) for v in bundle.variants if not machine.meets(v.needs)}
 
 
-_SIGNATURE_MESSAGES = {
+SIGNATURE_MESSAGES = {
     SignatureState.NO: "It is not signed.",
     SignatureState.UNCHECKED: f"It has a signature ({SIGNATURE}) that was not checked: give the public key with --key.",
     SignatureState.VALID: "Its signature is valid for the given key.",

@@ -170,8 +170,10 @@ def _settings(arithmetic: str, streams: int, device: DeviceAddress) -> dict[str,
 
 
 def _keep_output(model: ov.Model, output: str) -> ov.Model:
-    """Return the model with only this output: `last_hidden_state` is never read."""
-    answer = next(r for r in model.results if output in r.output(0).get_names())
+    """Return the model with only this output: `last_hidden_state` is never read. Raises RuntimeError without it."""
+    answer = next((r for r in model.results if output in r.output(0).get_names()), None)
+    if answer is None:
+        raise RuntimeError(f"it has no output {output}")
     return ov.Model([answer], model.get_parameters(), model.get_friendly_name())
 
 

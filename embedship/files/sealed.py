@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -39,6 +40,15 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_digest(text: str) -> str:
+    """Return the text if it is a digest, `sha256:` and 64 hexadecimal digits. Raises UsageError."""
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise UsageError(
+            f"{text} is not a digest: give sha256: and 64 hexadecimal digits, as `embedship push` prints them"
+        )
+    return text
 
 
 def creation_time() -> str:

@@ -77,15 +77,6 @@ class _AlreadyPresent(EmbedshipError):
     """The target already has the same bundle.json. Caught inside this module."""
 
 
-def require_digest(text: str) -> str:
-    """Return the text if it is a digest, `sha256:` and 64 hexadecimal digits. Raises UsageError."""
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
-        raise UsageError(
-            f"{text} is not a digest: give sha256: and 64 hexadecimal digits, as `embedship push` prints them"
-        )
-    return text
-
-
 def pull(source: BundleSource, out: Path, options: PullOptions, meter: TransferMeter) -> PullReport:
     """Fetch a bundle to `out`, with every file verified against its bundle.json.
 

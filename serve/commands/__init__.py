@@ -11,6 +11,7 @@ index_migrate.py   `index migrate`
 index_milvus.py    `index` with a Milvus collection as the target
 index_progress.py  Progress bars of the index commands
 index_report.py    Report of the index commands
+index_signature.py `index sign` and `index verify`
 index_update.py    `index update`
 monitor.py         `monitor init`
 monitor_export.py  `monitor export`

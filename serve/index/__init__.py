@@ -11,6 +11,7 @@ gpu.py            FAISS on a GPU, for faster builds
 kinds.py          Writes and opens an index of any kind from its recipe
 manifest.py       index.json: content, model and file hashes of an index
 recipe.py         Recipe of an index: everything that is fixed when it is built
+signing.py        Signatures of indexes
 stage.py          First stages: return candidates
 staged.py         Two-stage index: a first stage, then re-ranking
 store.py          Codes that re-rank candidates

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from embedship.bundle import Bundle, MachineInfo, ManifestRecord, ModelSpec, VectorCode, VectorCodes
+from embedship.bundle import SIGNATURE, Bundle, MachineInfo, ManifestRecord, ModelSpec, VectorCode, VectorCodes
 from embedship.codes import Int8Scale
 from embedship.errors import EmbedshipError, MismatchError, UnsafeError, UsageError
 from embedship.files import sealed
@@ -242,7 +242,9 @@ def verify(folder: Path, manifest: IndexManifest) -> None:
 
 
 def _added_files(folder: Path, manifest: IndexManifest) -> list[str]:
-    return sealed.unlisted_files(folder, {MANIFEST, *manifest.files})
+    """Return the files that do not belong to the index. A signature does, if it is a regular file."""
+    signature = {SIGNATURE} if sealed.list_files(folder).get(SIGNATURE) else set()
+    return sealed.unlisted_files(folder, {MANIFEST, *signature, *manifest.files})
 
 
 def require_replaceable(out: Path) -> None:

@@ -17,11 +17,10 @@ from typing import TypeVar
 
 import msgspec
 
-from embedship.errors import EmbedshipError
+from embedship.errors import EmbedshipError, UsageError
 from embedship.monitor.errors import MonitorError
 from embedship.serve.errors import ReloadFailed, ReloadInProgress
 from embedship.serve.search.address import Address
-from embedship.serve.service import index_trial
 from embedship.serve.service.service import ModelService
 from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
@@ -81,8 +80,12 @@ class Reloader:
         if self._running or self._state.drain.draining:
             self._state.metrics.reloads.labels(ReloadOutcome.REFUSED).inc()
             raise ReloadInProgress("The server is stopping." if self._state.drain.draining else _BUSY)
+        try:
+            following = self._next_settings(bundle, index, candidate)
+        except UsageError as error:  # these paths contradict a setting
+            raise self._failed(str(error)) from None
         self._running = True
-        return await asyncio.shield(self._track_task(self._reload(self._next_settings(bundle, index, candidate))))
+        return await asyncio.shield(self._track_task(self._reload(following)))
 
     def _next_settings(self, bundle: Path | None, index: Path | Address | None, candidate: bool) -> Settings:
         current = self._state.service.settings
@@ -158,13 +161,9 @@ class Reloader:
             raise
 
     def _open_verified(self, settings: Settings, current: ModelService) -> ModelService:
-        """Return a service that is ready to answer. Its index is first read in a child process."""
-        if isinstance(settings.index, Path):
-            index_trial.require_readable(settings.bundle, settings.index)
+        """Return a service that is ready to answer."""
         state = self._state
-        service = ModelService.open(
-            settings, state.admissions, state.metrics, None, current.collection, current.monitor
-        )
+        service = ModelService.open(settings, state.admissions, state.metrics, current=current)
         try:
             state.prepare(service)
         except BaseException:

@@ -20,7 +20,7 @@ from embedship.monitor.monitor import QualityMonitor
 from embedship.serve.batching.admission import AdmissionController
 from embedship.serve.batching.executor import BatchExecutor
 from embedship.serve.batching.model_client import InferenceClient
-from embedship.serve.service import monitor_setup
+from embedship.serve.service import monitor_setup, reload_trial, trust
 from embedship.serve.service.background import BackgroundTasks
 from embedship.serve.service.candidate import ShadowCandidate
 from embedship.serve.service.collection import Collection
@@ -66,17 +66,20 @@ class ModelService:
         admissions: AdmissionControllers,
         metrics: Metrics,
         encoder: Encoder | None = None,
-        before: Collection | None = None,
-        before_monitor: QualityMonitor | None = None,
+        current: ModelService | None = None,
     ) -> Self:
         """Choose and load the variant, verify it with the golden texts, and open the index and the monitor.
 
         `encoder`, if given, is used instead of the one of the settings' bundle, and is closed with the service. In a
-        reload, `before` and `before_monitor` are the collection and the monitor of the current service: a writable
-        index is shared with it, and the state of its monitor is taken over.
+        reload, `current` is the service that answers now. Bundles and indexes are then first opened in a child process.
+        A writable index is shared with `current`, and the state of its monitor is taken over.
 
         Raises UsageError, UnsafeError, MismatchError, MissingExtra, EngineError, GateError.
         """
+        trust.require_trusted(settings)
+        if current:
+            known = frozenset(model.bundle.manifest.digest for model in current.models)
+            reload_trial.require_openable(reload_trial.plan(settings, known))
         with ExitStack() as stack:  # a failure closes everything that was opened
             admission, counts = admissions.embed, metrics.embedding
             model = (
@@ -85,7 +88,7 @@ class ModelService:
                 else open_model(settings.bundle, settings.variant, Task.EMBED, settings, admission, counts, stack)
             )
             reranker = _reranker(settings, admissions.rerank, metrics.reranking, stack)
-            return cls._open(settings, model, reranker, metrics, before, before_monitor, stack)
+            return cls._open(settings, model, reranker, metrics, current, stack)
 
     @classmethod
     def _open(
@@ -94,12 +97,11 @@ class ModelService:
         model: LoadedModel,
         reranker: Reranker | None,
         metrics: Metrics,
-        before: Collection | None,
-        before_monitor: QualityMonitor | None,
+        current: ModelService | None,
         stack: ExitStack,
     ) -> Self:
         encoder = model.encoder
-        collection = _collection(settings, encoder, before)
+        collection = _collection(settings, encoder, current.collection if current else None)
         if collection:
             stack.callback(collection.close)
         candidate = ShadowCandidate.open(settings)
@@ -107,7 +109,13 @@ class ModelService:
             stack.callback(candidate.close)
         comparison = candidate.comparison if candidate else None
         monitor = monitor_setup.build_monitor(
-            settings, encoder, collection, model.canary_target, comparison, reranker, before_monitor
+            settings,
+            encoder,
+            collection,
+            model.canary_target,
+            comparison,
+            reranker,
+            current.monitor if current else None,
         )
         stack.enter_context(monitor)
         if candidate:

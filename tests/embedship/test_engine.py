@@ -10,12 +10,14 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from embedship.batches import Batch, pad
-from embedship.bundle import Bundle, MachineInfo, Precision, Variant
+from embedship.bundle import Bundle, MachineInfo, Precision, Runtime, Variant
 from embedship.codes import cosine
 from embedship.device import DeviceAddress
 from embedship.engine import open_engine, require
@@ -223,6 +225,23 @@ def test_int8_files_compute_nothing_in_bfloat16(
     from embedship.engine.openvino import _arithmetic
 
     assert _arithmetic(capabilities, DeviceAddress.parse(device), weights) == hint
+
+
+@pytest.mark.parametrize("runtime", [Runtime.ONNXRUNTIME, Runtime.OPENVINO])
+def test_a_graph_without_the_output_is_a_sentence(bundle: Path, tmp_path: Path, runtime: Runtime) -> None:
+    """Every hash of such a bundle can be right."""
+    opened = Bundle.open(bundle)
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["n", "s"])
+    other = helper.make_tensor_value_info("other", TensorProto.INT64, ["n", "s"])
+    graph = helper.make_graph([helper.make_node("Identity", ["input_ids"], ["other"])], "small", [ids], [other])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "x.onnx")
+    )
+    variant = msgspec.structs.replace(opened.plain, name="x", runtime=runtime, path="x.onnx")
+    changed = msgspec.structs.replace(opened.manifest, variants=(variant,))
+    small = msgspec.structs.replace(opened, folder=tmp_path, manifest=changed)
+    with pytest.raises(EngineError):
+        open_engine(small, "x", 1).encode(pad([[1, 2]], 0))
 
 
 @pytest.mark.parametrize("variant", ["openvino-int8"])

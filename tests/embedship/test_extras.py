@@ -46,6 +46,8 @@ LINES = {
     "index in Milvus": "index {bundle} {corpus} --out milvus:{w}/file.db/name",
     "index update": "index update {w} {w}/texts.jsonl",
     "index migrate": "index migrate {w} {bundle} --out {w}/new",
+    "index sign": "index sign {w} --key {w}/none",
+    "index verify": "index verify {w}",
     "serve": "serve {w}/none",
     "check": "check http://127.0.0.1:1 --bundle {bundle}",
     "compare": "compare {bundle} {bundle} {w}/texts.jsonl",

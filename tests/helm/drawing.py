@@ -152,6 +152,7 @@ def consistent(values: dict[str, Any]) -> dict[str, Any]:
     if part("index", "milvus").get("address"):
         index |= {"path": "", "claimName": ""}
         part("canary", "index").update(claimName="", path="")
+        part("signature")["configMap"], part("server")["digests"] = "", None
         egress = part("networkPolicy").get("egress") or [{"ports": [{"port": 19530}]}]
         values["networkPolicy"] |= {"offline": False, "egress": egress}
     else:

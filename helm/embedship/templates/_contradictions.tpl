@@ -36,6 +36,14 @@
 {{- fail "server.writable is true, and only one process can open the index: a new pod cannot start before the old one has stopped. Leave strategy empty, or set its type to Recreate." -}}
 {{- end -}}
 {{- end -}}
+{{- if or $v.signature.configMap $v.server.digests -}}
+{{- if $v.server.writable -}}
+{{- fail "signature.configMap or server.digests is set, but server.writable is true, and changes of documents are not signed: unset one of them." -}}
+{{- end -}}
+{{- if and $v.index.enabled $v.index.milvus.address -}}
+{{- fail "signature.configMap or server.digests is set, but an index in Milvus has no signature: use an index in a claim, or unset them." -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.server.writable (not $v.index.enabled) -}}
 {{- fail "server.writable is true, but index.enabled is false, so there is no index to write to: set index.enabled to true, or server.writable to false." -}}
 {{- end -}}

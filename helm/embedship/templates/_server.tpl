@@ -108,6 +108,9 @@ spec:
         {{- if include "embedship.writeSecret" . }}
         - {name: EMBEDSHIP_WRITE_KEY_FILE, value: /write/write-keys}
         {{- end }}
+        {{- if .Values.signature.configMap }}
+        - {name: EMBEDSHIP_KEY, value: /signature/key.pem}
+        {{- end }}
         {{- range $name, $value := .Values.server }}
         {{- if not (kindIs "invalid" $value) }}
         - {name: {{ printf "EMBEDSHIP_%s" (upper $name) | quote }}, value: {{ include "embedship.number" $value }}}
@@ -151,6 +154,9 @@ spec:
         {{- if include "embedship.writeSecret" . }}
         - {name: write, mountPath: /write, readOnly: true}
         {{- end }}
+        {{- if .Values.signature.configMap }}
+        - {name: signature, mountPath: /signature, readOnly: true}
+        {{- end }}
         {{- if and .Values.index.enabled (not .Values.index.milvus.address) }}
         - {name: index, mountPath: /index, readOnly: {{ ne (include "embedship.writable" .) "yes" }}}
         {{- end }}
@@ -172,6 +178,10 @@ spec:
     {{- with include "embedship.writeSecret" . }}
     - name: write
       secret: {secretName: {{ . | quote }}, defaultMode: 0440, items: [{key: {{ $.Values.auth.write.key | quote }}, path: write-keys}]}
+    {{- end }}
+    {{- with .Values.signature.configMap }}
+    - name: signature
+      configMap: {name: {{ . | quote }}, items: [{key: {{ $.Values.signature.key | quote }}, path: key.pem}]}
     {{- end }}
     - name: cache
       emptyDir: {sizeLimit: {{ .Values.cache.size | quote }}}

@@ -139,6 +139,27 @@ def test_verify_names_the_file_that_is_wrong(folder: Path, damage, sentence: str
         Bundle.open(folder).verify()
 
 
+@pytest.mark.parametrize(
+    ("runtime", "path"),
+    [
+        (Runtime.ONNXRUNTIME, "onnx/model.xml"),
+        (Runtime.ONNXRUNTIME, "onnx/model.ort"),
+        (Runtime.OPENVINO, "onnx/model.pdmodel"),
+        (Runtime.OPENVINO, "onnx/model.pb"),
+        (Runtime.OPENVINO, "onnx/model.tflite"),
+        (Runtime.OPENVINO, "onnx/model"),
+    ],
+)
+def test_a_graph_for_another_parser_is_refused(folder: Path, runtime: Runtime, path: str) -> None:
+    """OpenVINO chooses its parser by the name of the file; only those that an export writes are allowed."""
+    (folder / path).write_bytes(b"abc")
+    (variant,) = manifest().variants
+    other = msgspec.structs.replace(variant, runtime=runtime, path=path)
+    Bundle.write(folder, msgspec.structs.replace(manifest(), variants=(other,)))
+    with pytest.raises(UnsafeError, match="is not a graph that its runtime reads"):
+        Bundle.open(folder)
+
+
 def _link(path: Path, target: Path) -> None:
     path.unlink()
     path.symlink_to(target)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -234,6 +235,41 @@ def test_what_is_resumed_stays_until_it_ends_well(tmp_path: Path) -> None:
         (incoming.parts / "part").touch()
     assert names(tmp_path) == ["folder"]
     assert names(target) == ["half"]
+
+
+def _by_another_user(work: Path) -> None:
+    os.chown(work, 12_345, 12_345)
+
+
+def _writable_by_others(work: Path) -> None:
+    work.chmod(0o777)
+
+
+def _link(work: Path) -> None:
+    work.rmdir()
+    (work.parent / "elsewhere").mkdir()
+    work.symlink_to(work.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        pytest.param(
+            _by_another_user, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+        ),
+        _writable_by_others,
+        _link,
+    ],
+)
+def test_a_folder_that_somebody_else_prepared_is_not_used(tmp_path: Path, prepare: Callable[[Path], None]) -> None:
+    """Its name is known, so in a shared folder another user can make it first."""
+    work = tmp_path / ".folder.incoming"
+    work.mkdir()
+    prepare(work)
+    wrong = r"belongs to another user, or others may write to it|cannot be used"
+    with pytest.raises(UsageError, match=wrong), resumable_folder(tmp_path / "folder", nothing):
+        pytest.fail("it was used")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_nothing_written_leaves_nothing_behind(tmp_path: Path) -> None:
