@@ -291,6 +291,15 @@ def test_the_monitor_goes_on_over_a_reload(settings: Settings, keys: Path, index
         assert asked.metric("embedship_drift_window_queries") == 2
 
 
+@pytest.mark.parametrize("field", ["bundle", "index"])
+def test_a_path_with_a_nul_character_is_refused_by_name(settings: Settings, keys: Path, field: str) -> None:
+    with housed(replace(settings, admin_key_file=keys)) as asked:
+        answer = asked.ask("POST", "/admin/reload", json={field: "/tmp/a\0b"}, headers=HEADERS)
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith(f"{field}: the path contains a NUL character")
+        assert asked.metric("embedship_reloads_total", result="failed") == 0
+
+
 def test_without_an_admin_key_nobody_reloads(api: Any) -> None:
     answer = api.ask("POST", "/admin/reload", json={}, headers=HEADERS)
     assert answer.status_code == 403
