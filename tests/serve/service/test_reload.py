@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -289,6 +291,46 @@ def test_the_monitor_goes_on_over_a_reload(settings: Settings, keys: Path, index
         within(go, asked)
         assert asked.metric("embedship_snapshot_restored") == 1
         assert asked.metric("embedship_drift_window_queries") == 2
+
+
+def parts_of(service: ModelService) -> list[weakref.ref[object]]:
+    return [
+        weakref.ref(part)
+        for part in (service.inference, service.workers, service.encoder, service.monitor, service.pipeline,
+                     service.background, service.collection)
+    ]  # fmt: skip
+
+
+def mapped(folder: Path) -> int:
+    """How many pieces of the bundle's files are mapped into this process."""
+    return Path("/proc/self/maps").read_text().count(f"{folder.resolve()}/")
+
+
+def test_a_reload_leaves_nothing_of_the_old_service_in_memory(
+    settings: Settings, keys: Path, index_folder: Path
+) -> None:
+    """The garbage collector may run only after many reloads, so the memory must not depend on it."""
+    gc.collect()
+    gc.disable()
+    try:
+        with housed(replace(settings, admin_key_file=keys, index=index_folder)) as asked:
+            before, old = mapped(settings.bundle), []
+
+            async def go(client: httpx.AsyncClient) -> None:
+                running = asyncio.create_task(asked.state.run_background_tasks())
+                for _ in range(2):
+                    assert (await client.post("/search", json={"query": TEXT})).status_code == 200
+                    old.extend(parts_of(asked.service))
+                    assert (await client.post("/admin/reload", json={}, headers=HEADERS)).status_code == 200
+                assert (await client.post("/search", json={"query": TEXT})).status_code == 200
+                running.cancel()
+                await asyncio.wait([running])
+
+            within(go, asked)
+            assert [type(each()).__name__ for each in old if each() is not None] == []
+            assert mapped(settings.bundle) == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("field", ["bundle", "index"])
