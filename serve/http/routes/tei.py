@@ -89,17 +89,9 @@ class TeiRoutes:
     def _check(self, request: schemas.EmbedRequest) -> None:
         common.check_dimensions(request.dimensions, self._model.dimensions)
         common.check_direction(request.truncation_direction)
-        if request.normalize is False and self._model.normalised:
-            raise Invalid(
-                "normalize: the model itself normalises its vectors, so false is not possible; remove the field.",
-                "normalize",
-            )
+        # A model that normalises its vectors itself does so with false as well, as in sentence-transformers.
         if request.normalize is False and request.dimensions not in (None, self._model.dimension):
-            raise Invalid(
-                "normalize: shortened vectors are always renormalised, because their dot products would not be cosines "
-                "otherwise; remove `normalize` or `dimensions`.",
-                "normalize",
-            )
+            raise common.shortened_without_normalising("normalize")
         if request.parameters:
             raise Invalid("parameters: give the options next to `inputs`, not inside `parameters`.", "parameters")
 
