@@ -83,10 +83,10 @@ class EncodeRequest(Strict, frozen=True):
     """POST /v1/encode. `dtype` is the data type of the rows; int8 and ubinary use the calibration in the bundle."""
 
     texts: str | list[str]
-    dtype: VectorCode = VectorCode.FLOAT32
+    dtype: VectorCode | None = VectorCode.FLOAT32
     prompt_name: str | None = None
     dimensions: Dimensions | None = None
-    truncate: bool = True
+    truncate: bool | None = True
 
 
 class EncodeReply(msgspec.Struct, frozen=True):
@@ -135,7 +135,7 @@ class TokenizeRequest(Strict, frozen=True):
     """POST /tokenize of text-embeddings-inference: the tokens of each text."""
 
     inputs: str | list[str]
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
     prompt_name: str | None = None
 
 
@@ -153,4 +153,4 @@ class DecodeRequest(Strict, frozen=True):
     """POST /decode of text-embeddings-inference: one list of token ids, or several."""
 
     ids: list[int | list[int]]
-    skip_special_tokens: bool = True
+    skip_special_tokens: bool | None = True

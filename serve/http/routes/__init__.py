@@ -16,6 +16,7 @@ info.py       The response of GET /info
 ollama.py     POST /api/embed, for clients of Ollama
 openai.py     POST /v1/embeddings and GET /v1/models, for OpenAI's clients
 rerank.py     POST /rerank, /v1/rerank and /v2/rerank
+score.py      POST /score and /v1/score, for clients of vLLM
 search.py     POST /search
 tei.py        POST /embed, /, /similarity, /tokenize and /decode, for clients of text-embeddings-inference
 """
@@ -43,6 +44,7 @@ from embedship.serve.http.routes import (
     ollama,
     openai,
     rerank,
+    score,
     search,
     tei,
 )
@@ -60,7 +62,7 @@ UNKNOWN_PATH_DIALECTS: Mapping[str, ApiDialect] = MappingProxyType(
     }
 )
 
-_FAMILIES = (openai, tei, infinity, cohere, ollama, rerank, encode, search, documents, feedback)
+_FAMILIES = (openai, tei, infinity, cohere, ollama, rerank, score, encode, search, documents, feedback)
 
 
 def routes(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:

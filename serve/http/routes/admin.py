@@ -66,4 +66,4 @@ class AdminRoutes:
                 "token is not sent to other servers. To use another one, restart this server with --index.",
                 "index",
             )
-        return Response(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))
+        return Response(msgspec.json.encode(await self._reload(bundle, index, candidate=bool(request.candidate))))

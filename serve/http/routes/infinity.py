@@ -22,7 +22,7 @@ class InfinityRequest(schemas.EmbeddingsOptions, frozen=True, kw_only=True):
 
     input: str | list[str]
     dimensions: Annotated[int, Meta(ge=0)] | None = None
-    modality: Literal["text"] = "text"
+    modality: Literal["text"] | None = "text"
 
 
 class InfinityStats(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -15,25 +15,49 @@ from embedship.serve.http.routes import common
 from embedship.serve.schemas import Dimensions, Strict
 from embedship.serve.service.service import ModelService
 
-# Options of Ollama's models that cannot change a vector: sampling, and how the model is run.
-_IGNORED = frozenset(
-    {
-        "num_keep", "seed", "num_predict", "top_k", "top_p", "min_p", "typical_p", "tfs_z", "repeat_last_n",
-        "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat", "mirostat_tau",
-        "mirostat_eta", "penalize_newline", "stop", "numa", "num_batch", "num_gpu", "main_gpu", "low_vram",
-        "use_mmap", "use_mlock", "num_thread",
-    }
-)  # fmt: skip
+
+class OllamaOptions(Strict, frozen=True):
+    """Options of Ollama's models. Only `num_ctx` could change a vector: it may not be below the model's length."""
+
+    num_ctx: int | None = None
+    # Sampling of generated text.
+    seed: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    tfs_z: float | None = None
+    num_keep: int | None = None
+    num_predict: int | None = None
+    repeat_last_n: int | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalize_newline: bool | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    stop: str | list[str] | None = None
+    # How the model is run.
+    numa: bool | None = None
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    num_thread: int | None = None
+    low_vram: bool | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
 
 
 class OllamaRequest(Strict, frozen=True):
-    """Ollama's POST /api/embed. Of `options`, num_ctx may not be below the length that the model reads."""
+    """Ollama's POST /api/embed."""
 
     input: str | list[str]
     model: str | None = None
     truncate: bool | None = None  # null and true truncate texts that are too long, false rejects them
     dimensions: Dimensions | None = None
-    options: dict[str, Any] | None = None
+    options: OllamaOptions | None = None
     keep_alive: str | int | float | None = None  # ignored: the model always stays loaded
 
 
@@ -62,7 +86,7 @@ class OllamaRoutes:
 
     async def embed(self, request: OllamaRequest, call: RequestInfo) -> Response:
         began = time.perf_counter_ns()
-        self._check(request.options or {})
+        self._check(request.options)
         inputs = common.validate_texts(request.input, "input", self._service.settings)
         common.check_dimensions(request.dimensions, self._model.dimensions)
         encoded = await self._service.pipeline.embed(inputs, None, request.truncate is not False, call.lane)
@@ -76,12 +100,11 @@ class OllamaRoutes:
 
         return Response(await common.serialise(body, len(vectors)), headers=common.truncation_headers(encoded))
 
-    def _check(self, options: dict[str, Any]) -> None:
-        """Raise Invalid for an option that could change the vectors."""
-        for name, value in options.items():
-            if name in _IGNORED or value is None:
-                continue
-            if name == "num_ctx" and isinstance(value, int) and value >= self._model.max_tokens:
-                continue
-            limit = f" below {self._model.max_tokens}, the length of this model," if name == "num_ctx" else ""
-            raise Invalid(f"options.{name}: {value!r}{limit} is not supported; remove the option.", "options")
+    def _check(self, options: OllamaOptions | None) -> None:
+        """Raise Invalid for a shorter context than the model's, which would truncate texts earlier."""
+        length = self._model.max_tokens
+        if options and options.num_ctx is not None and options.num_ctx < length:
+            raise Invalid(
+                f"options.num_ctx: {options.num_ctx} is below {length}, the length of this model: remove the option.",
+                "options",
+            )

@@ -68,7 +68,7 @@ class TeiRoutes:
     async def tokenize(self, request: schemas.TokenizeRequest, call: RequestInfo) -> Response:
         inputs = common.validate_texts(request.inputs, "inputs", self._service.settings)
         pieces = await self._service.inference.tokenize(
-            inputs, request.prompt_name, request.add_special_tokens, _token_list, call.lane
+            inputs, request.prompt_name, request.add_special_tokens is not False, _token_list, call.lane
         )
         cut = sum(each.truncated for each in pieces)
         body = b"[" + b",".join(each.json for each in pieces) + b"]"
@@ -83,7 +83,9 @@ class TeiRoutes:
         if (longest := max(map(len, ids), default=0)) > (most := self._service.settings.max_characters):
             raise TooLarge(f"ids: a text has {longest} token ids; the maximum is {most}.", "ids")
         return Response(
-            common.encode(await self._service.inference.decode(ids, request.skip_special_tokens, call.lane))
+            common.encode(
+                await self._service.inference.decode(ids, request.skip_special_tokens is not False, call.lane)
+            )
         )
 
     def _check(self, request: schemas.EmbedRequest) -> None:
