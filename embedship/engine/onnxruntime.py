@@ -55,3 +55,4 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         del self._session
+        heap.trim_heap()

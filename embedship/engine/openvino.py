@@ -101,9 +101,11 @@ class OpenVinoEngine:
                 self._pool = _RequestPool(self._compile(), self.streams)
 
     def close(self) -> None:
-        pool = self._pool
         for _ in range(self.streams):
-            pool.get()
+            self._pool.get()
+        # Other objects may refer to this one for longer: the memory of the model must not depend on them.
+        del self._pool, self._compile
+        heap.trim_heap()
 
 
 class _RequestPool(queue.SimpleQueue[ov.InferRequest]):

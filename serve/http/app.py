@@ -78,14 +78,15 @@ class RouteTable:
     def match(self, path: str) -> tuple[str, str]:
         """Return the path of the matching route, and the value of its {parameter} ("" if it has none).
 
-        A path that matches no route is returned unchanged.
+        A slash at the end of a path makes no difference. A path that matches no route is returned unchanged.
         """
         if path in self.paths:
             return path, ""
         for prefix, template in self._prefixes:
             if path.startswith(prefix) and path != prefix:
                 return template, path[len(prefix) :]
-        return path, ""
+        bare = path[:-1] if path.endswith("/") and path != "//" else path
+        return (bare if bare in self.paths else path), ""
 
     def dialect(self, method: str, path: str) -> ApiDialect:
         """Return the dialect in which to write an error: the route's, or that of UNKNOWN_PATH_DIALECTS."""

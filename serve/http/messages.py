@@ -170,7 +170,7 @@ def _invalid(message: str, struct: Any) -> Invalid:
     cure = ""
     if field in ("input", "inputs") and ("got `int`" in problem or "got `array`" in problem):
         cure = _IDS_CURE
-    if "unknown field" in problem:
+    if "unknown field" in problem and not where:
         cure = f" The fields of this route are: {', '.join(struct.__struct_fields__)}."
     return Invalid(f"{where}: {problem}.{cure}" if where else f"{problem}.{cure}", field)
 

@@ -7,7 +7,8 @@ server.py      Models, limits, health, reload
 
 The types that only the dialects of Infinity and Cohere use are defined next to their routes.
 
-/v1/embeddings ignores unknown fields, because each release of OpenAI's clients sends more of them. /embed and /search
+/v1/embeddings ignores unknown fields, because each release of OpenAI's clients sends more of them. The options that
+other services add to it are known, and honoured or refused (http/routes/embedding_options.py). /embed and /search
 reject unknown fields; otherwise a misspelt `trunkate` would be silently ignored.
 """
 
@@ -27,6 +28,7 @@ from embedship.serve.schemas.embeddings import (
     Dimensions,
     Embedding,
     Embeddings,
+    EmbeddingsOptions,
     EmbeddingsRequest,
     EmbedRequest,
     EncodeReply,
@@ -76,6 +78,7 @@ __all__ = [
     "EmbedRequest",
     "Embedding",
     "Embeddings",
+    "EmbeddingsOptions",
     "EmbeddingsRequest",
     "EncodeReply",
     "EncodeRequest",

@@ -18,14 +18,14 @@ class NewDocument(Strict, frozen=True):
     id: DocumentId
     text: Annotated[str, Meta(min_length=1)]
     title: str | None = None
-    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    metadata: dict[str, Any] | None = None
 
 
 class DocumentsRequest(Strict, frozen=True):
     """Documents to add or replace, by id, and ids to delete. Either all changes are made, or none."""
 
-    documents: list[NewDocument] = msgspec.field(default_factory=list)
-    delete: list[DocumentId] = msgspec.field(default_factory=list)
+    documents: list[NewDocument] | None = None
+    delete: list[DocumentId] | None = None
 
 
 class Truncated(msgspec.Struct, frozen=True):
@@ -72,7 +72,7 @@ class FeedbackRequest(Strict, frozen=True):
 
     relevant: Annotated[list[DocumentId], Meta(min_length=1, max_length=100)]
     request_id: Annotated[str, Meta(max_length=128)] | None = None
-    result: Annotated[int, Meta(ge=0)] = 0
+    result: Annotated[int, Meta(ge=0)] | None = 0
     query: Annotated[str, Meta(min_length=1)] | None = None
     hits: Annotated[list[DocumentId], Meta(max_length=1000)] | None = None
 

@@ -16,20 +16,39 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base class of requests that reject unknown fields."""
 
 
-class _EmbeddingsOptions(msgspec.Struct, frozen=True, kw_only=True):
+class EmbeddingsOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of OpenAI, and after `user` those of Voyage, Jina, NVIDIA and vLLM."""
+
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Dimensions | None = None
     user: str | None = None
+    output_dimension: Dimensions | None = None
+    output_dtype: str | None = None
+    embedding_type: str | list[str] | None = None
+    input_type: str | None = None
+    task: str | None = None
+    prompt_name: str | None = None
+    truncation: bool | None = None
+    truncate: bool | Literal["NONE", "START", "END"] | None = None
+    truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
+    truncate_prompt_tokens: int | None = None
+    normalize: bool | None = None
+    normalized: bool | None = None
+    late_chunking: bool | None = None
+    return_multivector: bool | None = None
+    add_special_tokens: bool | None = None
+    instruction: str | None = None
+    prompt: str | None = None
 
 
-class EmbeddingsRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
+class EmbeddingsRequest(EmbeddingsOptions, frozen=True, kw_only=True):
     """OpenAI's POST /v1/embeddings. `model` may be any name; the response names the model of this server."""
 
     input: str | list[str]
 
 
-class TokensRequest(_EmbeddingsOptions, frozen=True, kw_only=True):
+class TokensRequest(EmbeddingsOptions, frozen=True, kw_only=True):
     """OpenAI's POST /v1/embeddings, on servers that accept token ids.
 
     `input` is a text, a list of texts, a list of token ids, or a list of such lists.
@@ -64,10 +83,10 @@ class EncodeRequest(Strict, frozen=True):
     """POST /v1/encode. `dtype` is the data type of the rows; int8 and ubinary use the calibration in the bundle."""
 
     texts: str | list[str]
-    dtype: VectorCode = VectorCode.FLOAT32
+    dtype: VectorCode | None = VectorCode.FLOAT32
     prompt_name: str | None = None
     dimensions: Dimensions | None = None
-    truncate: bool = True
+    truncate: bool | None = True
 
 
 class EncodeReply(msgspec.Struct, frozen=True):
@@ -116,7 +135,7 @@ class TokenizeRequest(Strict, frozen=True):
     """POST /tokenize of text-embeddings-inference: the tokens of each text."""
 
     inputs: str | list[str]
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
     prompt_name: str | None = None
 
 
@@ -134,4 +153,4 @@ class DecodeRequest(Strict, frozen=True):
     """POST /decode of text-embeddings-inference: one list of token ids, or several."""
 
     ids: list[int | list[int]]
-    skip_special_tokens: bool = True
+    skip_special_tokens: bool | None = True

@@ -13,11 +13,14 @@ from embedship.serve.index.effort import SearchEffort
 from embedship.serve.schemas.embeddings import Strict, Usage
 from embedship.serve.search.fusion import SearchMode
 
+HITS = 10  # hits per query, if a request does not say how many
+TOP = 50  # documents to re-rank, if a request does not say how many
+
 
 class Rerank(Strict, frozen=True):
     """Find `top` documents, and re-rank them with the re-ranker."""
 
-    top: Annotated[int, Meta(ge=1)] = 50
+    top: Annotated[int, Meta(ge=1)] | None = TOP
 
 
 class SearchRequest(Strict, frozen=True):
@@ -30,11 +33,11 @@ class SearchRequest(Strict, frozen=True):
     """
 
     query: str | list[str]
-    k: Annotated[int, Meta(ge=1)] = 10
-    mode: SearchMode = SearchMode.DENSE
+    k: Annotated[int, Meta(ge=1)] | None = HITS
+    mode: SearchMode | None = SearchMode.DENSE
     filter: Filter | None = None
     effort: SearchEffort | None = None
-    per_document: bool = True
+    per_document: bool | None = True
     rerank: Rerank | None = None
 
 

@@ -35,7 +35,7 @@ class ReloadRequest(Strict, frozen=True):
 
     bundle: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     index: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
-    candidate: bool = False
+    candidate: bool | None = False
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -54,12 +54,26 @@ class BackgroundTasks:
         self._counted: IndexSize | None = None  # size of the index when the missing labels were last counted
 
     async def run(self) -> None:
-        """Run all tasks periodically, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(self._canary_seconds, MonitorPart.CANARY, self.run_canaries))
-            group.create_task(self._every(self._probe_seconds, MonitorPart.PROBE, self.replay_probes))
-            group.create_task(self._every(LABEL_SECONDS, MonitorPart.PROBE, self.count_missing_labels))
-            group.create_task(self._every(SNAPSHOT_SECONDS, MonitorPart.SNAPSHOT, self.snapshot))
+        """Run all tasks periodically, until cancelled.
+
+        This does not use a TaskGroup. A cancelled TaskGroup is part of a reference cycle (Python 3.11), which kept the
+        models of several earlier reloads in memory until the garbage collector ran.
+        """
+        tasks = [
+            asyncio.create_task(self._every(seconds, part, task))
+            for seconds, part, task in (
+                (self._canary_seconds, MonitorPart.CANARY, self.run_canaries),
+                (self._probe_seconds, MonitorPart.PROBE, self.replay_probes),
+                (LABEL_SECONDS, MonitorPart.PROBE, self.count_missing_labels),
+                (SNAPSHOT_SECONDS, MonitorPart.SNAPSHOT, self.snapshot),
+            )
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def run_canaries(self) -> None:
         """Encode every canary text on every device, one at a time, and pass the vectors to the monitor."""

@@ -41,10 +41,11 @@ class FeedbackService:
             if request.hits is not None:
                 return KeptAnswer(_resolve(request.hits, rows, "hits"), request.query)
             return KeptAnswer(await self._pipeline.search_probe(request.query), request.query)
-        search = feedback.answers.claim(request.request_id or "", request.result)
+        result = request.result or 0
+        search = feedback.answers.claim(request.request_id or "", result)
         if search is None:
             raise UnknownRequestId(
-                f"request_id: result {request.result} of {request.request_id!r} is not kept, or was judged before, or "
+                f"request_id: result {result} of {request.request_id!r} is not kept, or was judged before, or "
                 "several searches had this id: send `query` and `hits` instead, or raise --keep-answers.",
                 "request_id",
             )

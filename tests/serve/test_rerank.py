@@ -140,6 +140,25 @@ def test_infinity(ranks: Asked, texts: list[str]) -> None:
     assert [(card["id"], card["capabilities"]) for card in cards][1] == ("tiny-cross-encoder", ["rerank"])
 
 
+@pytest.mark.parametrize("path", ["/score", "/v1/score"])
+def test_vllm(ranks: Asked, texts: list[str], logits: Callable[..., np.ndarray], path: str) -> None:
+    body = {"text_1": QUERY, "text_2": texts, "model": "m", "truncate_prompt_tokens": -1}
+    raw = ranks.post(path, {**body, "use_activation": False}).json()
+    assert [each["index"] for each in raw["data"]] == list(range(len(texts)))
+    scores = np.array([each["score"] for each in raw["data"]])
+    assert np.corrcoef(scores, logits(QUERY, texts))[0, 1] > 0.98
+    plain = ranks.post(path, body).json()
+    np.testing.assert_allclose([each["score"] for each in plain["data"]], sigmoid(scores), atol=1e-5)
+    assert (plain["object"], plain["model"]) == ("list", "tiny-cross-encoder")
+    paired = ranks.post(path, {"text_1": [QUERY, "zip two lists"], "text_2": texts[:2], "activation": False}).json()
+    first, second = (each["score"] for each in paired["data"])
+    assert first == pytest.approx(scores[0], abs=5e-2)
+    assert abs(second - logits("zip two lists", texts[1:2])[0]) < 0.7 * logits(QUERY, texts).std()
+    for wrong in ({"text_1": ["a", "b"], "text_2": ["c"]}, {"text_1": "a", "text_2": []}):
+        refused = ranks.post(path, wrong)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "text_2")
+
+
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_cohere(ranks: Asked, texts: list[str], version: str) -> None:
     tei = ranks.ask("POST", "/rerank", json={"query": QUERY, "texts": texts}, headers=SAME).json()

@@ -97,6 +97,11 @@ REQUESTS: dict[str, list[Request]] = {
             lambda: {"texts": ["a"] * 60, "input_type": "search_query", "embedding_types": ["int8"] * 1_000_000},
         ),
     ],
+    "POST /v1/embed": [
+        Request("POST", "/v1/embed", lambda: {"texts": texts()}),
+        Request("POST", "/v1/embed", lambda: {"texts": ["a"] * 60, "embedding_types": ["int8"] * 1_000_000}),
+    ],
+    "POST /api/embed": [Request("POST", "/api/embed", lambda: {"input": texts()})],
     "POST /similarity": [
         Request("POST", "/similarity", lambda: {"inputs": {"source_sentence": "a", "sentences": texts()[1:]}})
     ],
@@ -111,6 +116,8 @@ REQUESTS: dict[str, list[Request]] = {
     "POST /rerank": [Request("POST", "/rerank", lambda: dict(zip(("query", "texts"), pairs(), strict=True)))],
     "POST /v1/rerank": [Request("POST", "/v1/rerank", lambda: dict(zip(("query", "documents"), pairs(), strict=True)))],
     "POST /v2/rerank": [Request("POST", "/v2/rerank", lambda: dict(zip(("query", "documents"), pairs(), strict=True)))],
+    "POST /score": [Request("POST", "/score", lambda: dict(zip(("text_1", "text_2"), pairs(), strict=True)))],
+    "POST /v1/score": [Request("POST", "/v1/score", lambda: dict(zip(("text_1", "text_2"), pairs(), strict=True)))],
     "POST /search": [
         Request("POST", "/search", lambda: {"query": [COMMON_WORDS] * 64, "k": 156, "mode": "hybrid"}),
         Request("POST", "/search", lambda: {"query": texts(), "k": 4}),
@@ -141,7 +148,7 @@ REQUESTS: dict[str, list[Request]] = {
     **{
         f"GET {path}": [Request("GET", path)]
         for path in (
-            "/v1/models", "/v1/models/{model}", "/models", "/health", "/ready", "/info", "/monitor", "/metrics",
+            "/", "/v1/models", "/v1/models/{model}", "/models", "/health", "/ready", "/info", "/monitor", "/metrics",
             "/monitor/ui", "/monitor/ui/{file}", "/openapi.json",
         )
     },

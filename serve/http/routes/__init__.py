@@ -3,17 +3,20 @@
 To add an API, add a module with a function `routes(service)`, and list the module in _FAMILIES.
 
 admin.py      POST /admin/reload
-cohere.py     POST /v2/embed, for Cohere's clients
+cohere.py     POST /v1/embed and /v2/embed, for Cohere's clients
 common.py     Validation of texts and dimensions, and encoding of vectors, shared by the routes
 dashboard.py  GET /monitor/ui, the web page
 documents.py  PUT /documents, GET and DELETE of /documents/{id}
+embedding_options.py  Options of other services on OpenAI's and Infinity's routes: honoured or refused
 encode.py     POST /v1/encode, embeddings as bytes or JSON
 feedback.py   POST /feedback
-health.py     GET /health, /ready, /info, /monitor and /metrics
+health.py     GET /, /health, /ready, /info, /monitor and /metrics
 infinity.py   POST /embeddings and GET /models, for clients of Infinity
 info.py       The response of GET /info
+ollama.py     POST /api/embed, for clients of Ollama
 openai.py     POST /v1/embeddings and GET /v1/models, for OpenAI's clients
 rerank.py     POST /rerank, /v1/rerank and /v2/rerank
+score.py      POST /score and /v1/score, for clients of vLLM
 search.py     POST /search
 tei.py        POST /embed, /, /similarity, /tokenize and /decode, for clients of text-embeddings-inference
 """
@@ -38,8 +41,10 @@ from embedship.serve.http.routes import (
     feedback,
     health,
     infinity,
+    ollama,
     openai,
     rerank,
+    score,
     search,
     tei,
 )
@@ -57,7 +62,7 @@ UNKNOWN_PATH_DIALECTS: Mapping[str, ApiDialect] = MappingProxyType(
     }
 )
 
-_FAMILIES = (openai, tei, infinity, cohere, rerank, encode, search, documents, feedback)
+_FAMILIES = (openai, tei, infinity, cohere, ollama, rerank, score, encode, search, documents, feedback)
 
 
 def routes(state: ServerState, service: ModelService, reload: Reloader) -> tuple[Route, ...]:

@@ -51,6 +51,9 @@ class AdminRoutes:
                 "candidate: the server uses the candidate's own bundle and index; remove `bundle` and `index`.",
                 "candidate",
             )
+        for field in ("bundle", "index"):
+            if "\0" in (getattr(request, field) or ""):
+                raise Invalid(f"{field}: the path contains a NUL character, which no path can: remove it.", field)
         bundle = Path(request.bundle) if request.bundle else None
         try:
             index = parse_location(request.index) if request.index else None
@@ -63,4 +66,4 @@ class AdminRoutes:
                 "token is not sent to other servers. To use another one, restart this server with --index.",
                 "index",
             )
-        return Response(msgspec.json.encode(await self._reload(bundle, index, candidate=request.candidate)))
+        return Response(msgspec.json.encode(await self._reload(bundle, index, candidate=bool(request.candidate))))

@@ -1,4 +1,4 @@
-"""Route for Cohere's clients: POST /v2/embed."""
+"""Routes for Cohere's clients: POST /v1/embed and /v2/embed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,10 @@ from embedship.serve.errors import ApiDialect, Invalid, TooLong
 from embedship.serve.http import float_json
 from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
+from embedship.serve.http.routes.embedding_options import prompt_for
 from embedship.serve.schemas import Dimensions, Strict
 from embedship.serve.service.service import ModelService
 from embedship.serve.telemetry.request_context import Priority
-
-# Cohere's input types and names of prompts. The first prompt that the model has is used, or else its default prompt.
-_PROMPTS = {
-    "search_query": ("query",),
-    "search_document": ("document", "passage", "corpus"),
-    "classification": ("classification",),
-    "clustering": ("clustering",),
-}
 
 
 class CohereRequest(Strict, frozen=True):
@@ -41,6 +34,16 @@ class CohereRequest(Strict, frozen=True):
     output_dimension: Dimensions | None = None
     truncate: Literal["NONE", "START", "END"] | None = None
     priority: Annotated[int, Meta(ge=0, le=999)] | None = None
+
+
+class CohereV1Request(Strict, frozen=True):
+    """Cohere's POST /v1/embed, for texts only. Without `input_type`, the default prompt of the model is used."""
+
+    texts: list[str]
+    model: str | None = None
+    input_type: Literal["search_query", "search_document", "classification", "clustering"] | None = None
+    embedding_types: list[Literal["float", "int8", "binary", "ubinary", "base64"]] | None = None
+    truncate: Literal["NONE", "START", "END"] | None = None
 
 
 class CohereEmbeddings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,10 +80,23 @@ class CohereReply(msgspec.Struct, frozen=True):
     response_type: Literal["embeddings_by_type"]
 
 
+class CohereV1Reply(msgspec.Struct, frozen=True):
+    """Without `embedding_types` in the request, `embeddings` is a list of vectors."""
+
+    id: str
+    texts: list[str]
+    embeddings: list[list[float]] | CohereEmbeddings
+    meta: CohereMeta
+    response_type: Literal["embeddings_floats", "embeddings_by_type"]
+
+
 def routes(service: ModelService) -> tuple[Route, ...]:
+    cohere, errors = CohereRoutes(service), (*common.COMMON, TooLong)
     return (
-        Route("POST", "/v2/embed", "Embeddings, in Cohere's format", CohereRoutes(service).embed, CohereRequest,
-              CohereReply, ApiDialect.COHERE, (*common.COMMON, TooLong)),
+        Route("POST", "/v1/embed", "Embeddings, in the format of Cohere's first version", cohere.embed_v1,
+              CohereV1Request, CohereV1Reply, ApiDialect.COHERE, errors),
+        Route("POST", "/v2/embed", "Embeddings, in Cohere's format", cohere.embed, CohereRequest,
+              CohereReply, ApiDialect.COHERE, errors),
     )  # fmt: skip
 
 
@@ -91,39 +107,60 @@ class CohereRoutes:
         self._codes = service.bundle.manifest.codes
 
     async def embed(self, request: CohereRequest, call: RequestInfo) -> Response:
-        inputs = common.validate_texts(request.texts, "texts", self._service.settings)
-        # Each type once: a body of 16 MiB can name a type a million times.
-        kinds = ["float"] if request.embedding_types is None else list(dict.fromkeys(request.embedding_types))
-        self._check(request, kinds)
+        kinds = ["float"] if request.embedding_types is None else request.embedding_types
         lane = call.lane or (Priority.BULK if request.priority else None)
-        prompt = next((name for name in _PROMPTS[request.input_type] if name in self._model.prompts), None)
-        encoded = await self._service.pipeline.embed(inputs, prompt, request.truncate != "NONE", lane)
+        encoded = await self._encode(request, kinds, request.output_dimension, lane)
         vectors = common.shorten(encoded.vectors, request.output_dimension)
 
         def body() -> bytes:
-            rows: dict[str, Any] = {kind: self._encode_rows(kind, vectors) for kind in kinds}
-            embeddings = CohereEmbeddings(float_=rows.pop("float", UNSET), **rows)
-            name = str(uuid.uuid4())
-            return common.encode(CohereReply(name, embeddings, inputs, _meta(encoded), "embeddings_by_type"))
+            embeddings, name = self._by_type(kinds, vectors), str(uuid.uuid4())
+            meta = _meta(encoded, "2")
+            return common.encode(CohereReply(name, embeddings, request.texts, meta, "embeddings_by_type"))
 
         return Response(await common.serialise(body, len(vectors)), headers=common.truncation_headers(encoded))
 
-    def _check(self, request: CohereRequest, kinds: Sequence[str]) -> None:
+    async def embed_v1(self, request: CohereV1Request, call: RequestInfo) -> Response:
+        kinds = request.embedding_types
+        encoded = await self._encode(request, ["float"] if kinds is None else kinds, None, call.lane)
+
+        def body() -> bytes:
+            name, meta = str(uuid.uuid4()), _meta(encoded, "1")
+            if kinds is None:
+                rows = float_json.to_json_rows(encoded.vectors)
+                return common.encode(CohereV1Reply(name, request.texts, rows, meta, "embeddings_floats"))
+            embeddings = self._by_type(kinds, encoded.vectors)
+            return common.encode(CohereV1Reply(name, request.texts, embeddings, meta, "embeddings_by_type"))
+
+        return Response(await common.serialise(body, len(encoded.vectors)), headers=common.truncation_headers(encoded))
+
+    async def _encode(
+        self,
+        request: CohereRequest | CohereV1Request,
+        kinds: Sequence[str],
+        dimensions: int | None,
+        lane: Priority | None,
+    ) -> EncodedTexts:
+        inputs = common.validate_texts(request.texts, "texts", self._service.settings)
+        self._check(request.truncate, kinds, dimensions)
+        prompt = prompt_for(request.input_type, self._model) if request.input_type else None
+        return await self._service.pipeline.embed(inputs, prompt, request.truncate != "NONE", lane)
+
+    def _by_type(self, kinds: Sequence[str], vectors: Vectors) -> CohereEmbeddings:
+        # Each type once: a body of 16 MiB can name a type a million times.
+        rows: dict[str, Any] = {kind: self._encode_rows(kind, vectors) for kind in dict.fromkeys(kinds)}
+        return CohereEmbeddings(float_=rows.pop("float", UNSET), **rows)
+
+    def _check(self, truncate: str | None, kinds: Sequence[str], dimensions: int | None) -> None:
         if not kinds:
             raise Invalid(
                 "embedding_types: the list is empty: give at least one type, or remove the field.", "embedding_types"
             )
-        if (wanted := request.output_dimension) is not None and wanted not in self._model.dimensions:
-            known = ", ".join(map(str, self._model.dimensions))
-            raise Invalid(
-                f"output_dimension: the model was not trained for {wanted} dimensions; use one of: {known}.",
-                "output_dimension",
-            )
-        if request.truncate == "START":
+        common.check_dimensions(dimensions, self._model.dimensions, "output_dimension")
+        if truncate == "START":
             raise Invalid(
                 "truncate: this server only truncates at the end, as in the training of the model; use END.", "truncate"
             )
-        dimension = wanted or self._model.dimension
+        dimension = dimensions or self._model.dimension
         if dimension % 8 and {"binary", "ubinary"} & set(kinds):
             raise Invalid(
                 f"embedding_types: {dimension} is not a multiple of 8, so the bits cannot be packed into bytes.",
@@ -143,10 +180,10 @@ class CohereRoutes:
         return quantize_vectors(vectors, VectorCode(kind), self._model, self._codes).tolist()
 
 
-def _meta(encoded: EncodedTexts) -> CohereMeta:
+def _meta(encoded: EncodedTexts, version: str) -> CohereMeta:
     warnings = [
         f"Text {place} was too long for the model: {lost} tokens at its end were truncated."
         for place, lost in enumerate(encoded.cut)
         if lost
     ]
-    return CohereMeta(CohereVersion("2"), CohereUnits(encoded.tokens), warnings)
+    return CohereMeta(CohereVersion(version), CohereUnits(encoded.tokens), warnings)

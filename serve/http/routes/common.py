@@ -72,13 +72,13 @@ def check_count(texts: int, field: str, limits: Settings) -> None:
         raise TooLarge(f"{field}: {texts} texts; the maximum is {limits.max_texts} per request.", field)
 
 
-def check_dimensions(dimensions: int | None, allowed: tuple[int, ...]) -> None:
+def check_dimensions(dimensions: int | None, allowed: tuple[int, ...], field: str = "dimensions") -> None:
     """Raise Invalid for a number of dimensions that the model was not trained for."""
     if dimensions is not None and dimensions not in allowed:
         raise Invalid(
-            f"dimensions: the model was not trained for {dimensions} dimensions; use one of: "
+            f"{field}: the model was not trained for {dimensions} dimensions; use one of: "
             f"{', '.join(map(str, allowed))}.",
-            "dimensions",
+            field,
         )
 
 
@@ -90,6 +90,15 @@ def check_direction(direction: str | None) -> None:
             "the field.",
             "truncation_direction",
         )
+
+
+def shortened_without_normalising(field: str) -> Invalid:
+    """Return the error for shortened vectors that are not to be normalised."""
+    return Invalid(
+        f"{field}: shortened vectors are always renormalised, because their dot products would not be cosines "
+        f"otherwise; remove `{field}` or the number of dimensions.",
+        field,
+    )
 
 
 def shorten(vectors: Vectors, dimensions: int | None) -> Vectors:

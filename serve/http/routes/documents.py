@@ -69,9 +69,10 @@ class DocumentRoutes:
         self._service = service
 
     async def put(self, request: schemas.DocumentsRequest, call: RequestInfo) -> Response:
-        self._check(request)
-        documents = [Document(each.id, each.text, each.title, each.metadata) for each in request.documents]
-        result = await self._service.writer.apply_changes(documents, request.delete)
+        added, deleted = request.documents or [], request.delete or []
+        self._check(added, deleted)
+        documents = [Document(each.id, each.text, each.title, each.metadata or {}) for each in added]
+        result = await self._service.writer.apply_changes(documents, deleted)
         counts = result.done
         reply = schemas.DocumentsReply(
             counts.new, counts.replaced, result.unchanged, counts.deleted, _truncated(result)
@@ -91,16 +92,16 @@ class DocumentRoutes:
         result = await self._service.writer.apply_changes([], [call.path_parameter])
         return Response(common.encode(schemas.DeletedReply(result.done.deleted)))
 
-    def _check(self, request: schemas.DocumentsRequest) -> None:
+    def _check(self, added: Sequence[schemas.NewDocument], deleted: Sequence[str]) -> None:
         limits = self._service.settings
-        if not request.documents and not request.delete:
+        if not added and not deleted:
             raise Invalid("documents: give at least one document, or ids in `delete`.", "documents")
-        common.check_count(len(request.delete), "delete", limits)
-        if request.documents:
-            common.validate_texts([each.text for each in request.documents], "documents", limits)
-            common.validate_texts([each.title or "" for each in request.documents], "documents.title", limits)
-        _check_ids([each.id for each in request.documents], request.delete)
-        for place, each in enumerate(request.documents):
+        common.check_count(len(deleted), "delete", limits)
+        if added:
+            common.validate_texts([each.text for each in added], "documents", limits)
+            common.validate_texts([each.title or "" for each in added], "documents.title", limits)
+        _check_ids([each.id for each in added], deleted)
+        for place, each in enumerate(added):
             if "\0" in each.id:
                 raise Invalid(f"documents[{place}].id {NUL}.", "documents")
             if not each.text.strip():

@@ -39,12 +39,13 @@ class EncodeRoutes:
         inputs = common.validate_texts(request.texts, "texts", self._service.settings)
         common.check_dimensions(request.dimensions, self._model.dimensions)
         self._check(request)
-        encoded = await self._service.pipeline.embed(inputs, request.prompt_name, request.truncate, call.lane)
-        rows = self._rows(common.shorten(encoded.vectors, request.dimensions), request.dtype)
+        truncate, dtype = request.truncate is not False, request.dtype or VectorCode.FLOAT32
+        encoded = await self._service.pipeline.embed(inputs, request.prompt_name, truncate, call.lane)
+        rows = self._rows(common.shorten(encoded.vectors, request.dimensions), dtype)
         if BYTES.decode() in (call.header(b"accept") or ""):
-            return Response(rows.tobytes(), content_type=BYTES, headers=_headers(encoded, rows, request.dtype))
-        body = await common.serialise(lambda: self._json(encoded, rows, request.dtype), len(rows))
-        return Response(body, headers=_headers(encoded, rows, request.dtype))
+            return Response(rows.tobytes(), content_type=BYTES, headers=_headers(encoded, rows, dtype))
+        body = await common.serialise(lambda: self._json(encoded, rows, dtype), len(rows))
+        return Response(body, headers=_headers(encoded, rows, dtype))
 
     def _check(self, request: schemas.EncodeRequest) -> None:
         dimension = request.dimensions or self._model.dimension

@@ -14,6 +14,9 @@ from embedship.serve.http.routes.info import info
 from embedship.serve.service.reload import Reloader
 from embedship.serve.service.service import ModelService
 from embedship.serve.service.state import ServerState
+from embedship.serve.telemetry.request_context import count_separately
+
+_ROOT = b"embedship is running. GET /openapi.json lists the routes, and /monitor/ui shows the live state.\n"
 
 
 def routes(state: ServerState, service: ModelService) -> tuple[Route, ...]:
@@ -21,6 +24,8 @@ def routes(state: ServerState, service: ModelService) -> tuple[Route, ...]:
     handlers = HealthRoutes(state, service)
     main = (
         *_health_checks(handlers),
+        Route("GET", "/", "A sentence that says what runs here", handlers.root, separate_label="/health",
+              errors=(Unauthorised, Forbidden)),
         Route("GET", "/info", "The running model and its limits", handlers.info, response_type=schemas.Info,
               errors=(Unauthorised, Forbidden)),
         Route("GET", "/monitor", "State of the monitor: diagnosis, reports, evidence", handlers.monitor,
@@ -60,6 +65,10 @@ class HealthRoutes:
     async def ready(self, _: None, call: RequestInfo) -> Response:
         readiness = self._state.readiness
         return Response(common.encode(readiness), 200 if readiness.ready else 503)
+
+    async def root(self, _: None, call: RequestInfo) -> Response:
+        count_separately()  # it is a check, unlike POST /, which encodes texts
+        return Response(_ROOT, content_type=b"text/plain; charset=utf-8")
 
     async def info(self, _: None, call: RequestInfo) -> Response:
         return Response(common.encode(info(self._service)))

@@ -8,23 +8,21 @@ import msgspec
 from msgspec import Meta
 
 from embedship.serve import schemas
-from embedship.serve.errors import ApiDialect, Unauthorised
+from embedship.serve.errors import ApiDialect, TooLong, Unauthorised
 from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common, openai
+from embedship.serve.http.routes.embedding_options import resolve
 from embedship.serve.service.model import LoadedModel
 from embedship.serve.service.service import ModelService
 from embedship.serve.settings import Settings
 
 
-class InfinityRequest(msgspec.Struct, frozen=True):
+class InfinityRequest(schemas.EmbeddingsOptions, frozen=True, kw_only=True):
     """Infinity's POST /embeddings. Its client sends dimensions=0 for all dimensions."""
 
     input: str | list[str]
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=0)] | None = None
-    user: str | None = None
-    modality: Literal["text"] = "text"
+    modality: Literal["text"] | None = "text"
 
 
 class InfinityStats(msgspec.Struct, frozen=True):
@@ -52,7 +50,7 @@ def routes(service: ModelService) -> tuple[Route, ...]:
     infinity = InfinityRoutes(service)
     return (
         Route("POST", "/embeddings", "Embeddings, in Infinity's format", infinity.embeddings, InfinityRequest,
-              schemas.Embeddings, ApiDialect.INFINITY, common.COMMON),
+              schemas.Embeddings, ApiDialect.INFINITY, (*common.COMMON, TooLong)),
         Route("GET", "/models", "The models of this server, in Infinity's format", infinity.models,
               response_type=InfinityModels, dialect=ApiDialect.INFINITY, errors=(Unauthorised,)),
     )  # fmt: skip
@@ -65,11 +63,10 @@ class InfinityRoutes:
         self._name = service.bundle.manifest.source.name
 
     async def embeddings(self, request: InfinityRequest, call: RequestInfo) -> Response:
+        options = resolve(request, self._model)
         inputs = common.validate_texts(request.input, "input", self._service.settings)
-        dimensions = request.dimensions or None
-        common.check_dimensions(dimensions, self._model.dimensions)
-        encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
-        return await openai.reply(encoded, dimensions, request.encoding_format == "base64", self._name)
+        encoded = await self._service.pipeline.embed(inputs, options.prompt_name, options.truncate, call.lane)
+        return await openai.reply(encoded, options, self._name)
 
     async def models(self, _: None, call: RequestInfo) -> Response:
         cards = [_card(model, self._service.settings) for model in self._service.models]

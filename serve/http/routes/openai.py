@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import cast
 
 from embedship.bundle import Bundle
-from embedship.codes import Vectors
+from embedship.codes import Vectors, normalise
 from embedship.serve import schemas
 from embedship.serve.batching.model_client import EncodedTexts
 from embedship.serve.errors import ApiDialect, Invalid, TooLong, Unauthorised, UnknownPath
 from embedship.serve.http import float_json
 from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
+from embedship.serve.http.routes.embedding_options import VectorOptions, resolve
 from embedship.serve.service.service import ModelService
 
 _Write = Callable[[Vectors], Sequence[list[float] | str]]
@@ -22,7 +23,7 @@ _Write = Callable[[Vectors], Sequence[list[float] | str]]
 def routes(service: ModelService) -> tuple[Route, ...]:
     openai = OpenAIRoutes(service)
     ids = service.settings.accept_token_ids
-    errors = (*common.COMMON, TooLong) if ids else common.COMMON
+    errors = (*common.COMMON, TooLong)
     return (
         Route(
             "POST", "/v1/embeddings", "Embeddings, in OpenAI's format", openai.tokens if ids else openai.embeddings,
@@ -40,10 +41,12 @@ def created(bundle: Bundle) -> int:
     return int(datetime.fromisoformat(bundle.manifest.created).timestamp())
 
 
-async def reply(encoded: EncodedTexts, dimensions: int | None, packed: bool, name: str) -> Response:
-    """Return vectors in OpenAI's format, shortened to `dimensions`; with `packed`, as base64."""
-    vectors = common.shorten(encoded.vectors, dimensions)
-    write: _Write = common.base64_rows if packed else float_json.to_json_rows
+async def reply(encoded: EncodedTexts, options: VectorOptions, name: str) -> Response:
+    """Return vectors in OpenAI's format, as the options say."""
+    vectors = common.shorten(encoded.vectors, options.dimensions)
+    if options.normalise:
+        vectors = normalise(vectors)
+    write: _Write = common.base64_rows if options.base64 else float_json.to_json_rows
 
     def body() -> bytes:
         data = [schemas.Embedding("embedding", i, row) for i, row in enumerate(write(vectors))]
@@ -60,22 +63,24 @@ class OpenAIRoutes:
         self._card = schemas.ModelCard(self._name, "model", created(service.bundle), "embedship")
 
     async def embeddings(self, request: schemas.EmbeddingsRequest, call: RequestInfo) -> Response:
-        inputs = common.validate_texts(request.input, "input", self._service.settings)
-        common.check_dimensions(request.dimensions, self._model.dimensions)
-        encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
-        return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
+        options = resolve(request, self._model)
+        return await self._embed(request.input, options, call)
+
+    async def _embed(self, texts: str | list[str], options: VectorOptions, call: RequestInfo) -> Response:
+        inputs = common.validate_texts(texts, "input", self._service.settings)
+        encoded = await self._service.pipeline.embed(inputs, options.prompt_name, options.truncate, call.lane)
+        return await reply(encoded, options, self._name)
 
     async def tokens(self, request: schemas.TokensRequest, call: RequestInfo) -> Response:
         """Handle the same route on servers that also accept token ids instead of texts."""
-        common.check_dimensions(request.dimensions, self._model.dimensions)
-        if (ids := _ids(request.input)) is not None:
-            common.check_count(len(ids), "input", self._service.settings)
-            encoded = await self._service.inference.encode_token_ids(ids, call.lane)
-        else:
-            value = cast("str | list[str]", request.input)
-            inputs = common.validate_texts(value, "input", self._service.settings)
-            encoded = await self._service.pipeline.embed(inputs, None, lane=call.lane)
-        return await reply(encoded, request.dimensions, request.encoding_format == "base64", self._name)
+        options = resolve(request, self._model)
+        if (ids := _ids(request.input)) is None:
+            return await self._embed(cast("str | list[str]", request.input), options, call)
+        if options.prompt_name is not None:
+            raise Invalid("input: no prompt can be put before token ids; send texts, or remove the prompt.", "input")
+        common.check_count(len(ids), "input", self._service.settings)
+        encoded = await self._service.inference.encode_token_ids(ids, call.lane)
+        return await reply(encoded, options, self._name)
 
     async def models(self, _: None, call: RequestInfo) -> Response:
         return Response(common.encode(schemas.Models("list", [self._card])))

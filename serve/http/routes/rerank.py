@@ -41,7 +41,7 @@ class RerankRequest(Strict, frozen=True):
     query: str
     texts: list[str] | None = None
     documents: list[str] | None = None
-    raw_scores: bool = False
+    raw_scores: bool | None = False
     return_text: bool | None = None
     truncate: bool | None = None  # null and true truncate texts that are too long, false rejects them
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
@@ -80,7 +80,7 @@ class CohereRerankRequest(Strict, frozen=True):
     documents: list[str | Passage]
     model: str | None = None
     top_n: Top | None = None
-    return_documents: bool = False
+    return_documents: bool | None = False
     max_tokens_per_doc: Annotated[int, Meta(ge=1)] | None = None
     priority: Annotated[int, Meta(ge=0, le=999)] | None = None
 
@@ -177,7 +177,7 @@ class RerankRoutes:
     async def _tei(self, request: RerankRequest, documents: list[str], call: RequestInfo) -> Response:
         self._refuse(request, "texts", ("return_documents", "top_n"))
         common.check_direction(request.truncation_direction)
-        query = _RerankCall(request.query, documents, "texts", request.truncate is not False, request.raw_scores)
+        query = _RerankCall(request.query, documents, "texts", request.truncate is not False, bool(request.raw_scores))
         ranked = await self.ranked(query, call.lane)
         ranks = [
             Rank(place, score, documents[place] if request.return_text else UNSET) for place, score in ranked.ranks
@@ -186,7 +186,7 @@ class RerankRoutes:
 
     async def _infinity(self, request: RerankRequest, documents: list[str], call: RequestInfo) -> Response:
         self._refuse(request, "documents", ("return_text", "truncate", "truncation_direction"))
-        query = _RerankCall(request.query, documents, "documents", raw=request.raw_scores, top=request.top_n)
+        query = _RerankCall(request.query, documents, "documents", raw=bool(request.raw_scores), top=request.top_n)
         ranked = await self.ranked(query, call.lane)
         ranks = [
             InfinityRank(score, place, documents[place] if request.return_documents else None)

@@ -10,6 +10,7 @@ from embedship.serve.documents import filters, fulltext
 from embedship.serve.errors import ApiDialect, IndexUnavailable, Invalid, NoIndex, NoReranker, TooLarge
 from embedship.serve.http.messages import RequestInfo, Response, Route
 from embedship.serve.http.routes import common
+from embedship.serve.schemas.search import HITS, TOP
 from embedship.serve.search.backend import Hit, RankAndScore, SearchParams
 from embedship.serve.search.fusion import SearchMode
 from embedship.serve.service.service import ModelService
@@ -32,19 +33,20 @@ class SearchRoutes:
         self._service = service
 
     async def search(self, request: schemas.SearchRequest, call: RequestInfo) -> Response:
-        top = request.rerank.top if request.rerank else None
+        top = (request.rerank.top or TOP) if request.rerank else None
+        k, mode = request.k or HITS, request.mode or SearchMode.DENSE
         if top is not None:
             count_separately()
         queries = common.validate_texts(request.query, "query", self._service.settings)
-        self._check(len(queries), request.k)
+        self._check(len(queries), k)
         if top is not None:
-            self._check_rerank(len(queries), request.k, top)
-        if request.effort and request.mode is SearchMode.KEYWORD:
+            self._check_rerank(len(queries), k, top)
+        if request.effort and mode is SearchMode.KEYWORD:
             raise Invalid("effort: a keyword search has no such parameter; remove the field.", "effort")
-        if request.mode is not SearchMode.DENSE and fulltext.too_many(queries):
+        if mode is not SearchMode.DENSE and fulltext.too_many(queries):
             raise TooLarge(
                 f"query: these {len(queries)} queries have more than {fulltext.MOST_SEARCHED:,} words in total, the "
-                f"maximum per request of mode {request.mode}: send fewer queries per request.",
+                f"maximum per request of mode {mode}: send fewer queries per request.",
                 "query",
             )
         if request.filter:
@@ -53,10 +55,10 @@ class SearchRoutes:
             except filters.FilterError as error:
                 raise Invalid(f"{error}.", "filter") from None
         params = SearchParams(
-            request.mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document
+            mode, filter=request.filter or None, effort=request.effort, per_document=request.per_document is not False
         )
         pipeline = self._service.pipeline
-        outcome = await pipeline.search(queries, request.k, call.lane, params, top)
+        outcome = await pipeline.search(queries, k, call.lane, params, top)
 
         def reply() -> bytes:
             results = [schemas.SearchResult([_hit(hit) for hit in hits]) for hits in outcome.results.hits]

@@ -68,7 +68,7 @@ class TeiRoutes:
     async def tokenize(self, request: schemas.TokenizeRequest, call: RequestInfo) -> Response:
         inputs = common.validate_texts(request.inputs, "inputs", self._service.settings)
         pieces = await self._service.inference.tokenize(
-            inputs, request.prompt_name, request.add_special_tokens, _token_list, call.lane
+            inputs, request.prompt_name, request.add_special_tokens is not False, _token_list, call.lane
         )
         cut = sum(each.truncated for each in pieces)
         body = b"[" + b",".join(each.json for each in pieces) + b"]"
@@ -83,23 +83,17 @@ class TeiRoutes:
         if (longest := max(map(len, ids), default=0)) > (most := self._service.settings.max_characters):
             raise TooLarge(f"ids: a text has {longest} token ids; the maximum is {most}.", "ids")
         return Response(
-            common.encode(await self._service.inference.decode(ids, request.skip_special_tokens, call.lane))
+            common.encode(
+                await self._service.inference.decode(ids, request.skip_special_tokens is not False, call.lane)
+            )
         )
 
     def _check(self, request: schemas.EmbedRequest) -> None:
         common.check_dimensions(request.dimensions, self._model.dimensions)
         common.check_direction(request.truncation_direction)
-        if request.normalize is False and self._model.normalised:
-            raise Invalid(
-                "normalize: the model itself normalises its vectors, so false is not possible; remove the field.",
-                "normalize",
-            )
+        # A model that normalises its vectors itself does so with false as well, as in sentence-transformers.
         if request.normalize is False and request.dimensions not in (None, self._model.dimension):
-            raise Invalid(
-                "normalize: shortened vectors are always renormalised, because their dot products would not be cosines "
-                "otherwise; remove `normalize` or `dimensions`.",
-                "normalize",
-            )
+            raise common.shortened_without_normalising("normalize")
         if request.parameters:
             raise Invalid("parameters: give the options next to `inputs`, not inside `parameters`.", "parameters")
 

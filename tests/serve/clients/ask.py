@@ -84,6 +84,29 @@ def cohere(url: str) -> dict[str, Any]:
     return found
 
 
+def cohere_v1(url: str) -> dict[str, Any]:
+    import cohere
+
+    client = cohere.Client(KEY, base_url=url)
+    plain = client.embed(model="m", input_type="search_document", texts=TEXTS)
+    typed = client.embed(model="m", input_type="search_query", texts=TEXTS, embedding_types=["float"])
+    return {"plain": plain.embeddings, "float": typed.embeddings.float_}
+
+
+def ollama(url: str) -> dict[str, Any]:
+    import ollama
+
+    client = ollama.Client(host=url)
+    options = {"temperature": 0.0, "num_ctx": 4096}
+    reply = client.embed(model="m", input=TEXTS, truncate=True, options=options, keep_alive="5m")
+    try:
+        client.embed(model="m", input="many words " * 800, truncate=False)
+        refused = "accepted"
+    except ollama.ResponseError as error:
+        refused = error.error
+    return {"several": reply.embeddings, "tokens": reply.prompt_eval_count, "refused": refused}
+
+
 def infinity(url: str) -> dict[str, Any]:
     from infinity_client import Client
     from infinity_client.api.default import embeddings, health, models
@@ -129,6 +152,8 @@ def infinity_rerank(url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    clients = (huggingface, langchain, llama_index, cohere, infinity, cohere_rerank, infinity_rerank)
+    clients = (
+        huggingface, langchain, llama_index, cohere, cohere_v1, ollama, infinity, cohere_rerank, infinity_rerank,
+    )  # fmt: skip
     asked = {each.__name__: each for each in clients}
     print(json.dumps(asked[sys.argv[2]](sys.argv[1])))

@@ -98,6 +98,19 @@ def test_cohere(live: Any, ask: Callable[[str, str], Any], expected: np.ndarray)
     assert "input_type: Invalid enum value 'image'" in found["refused"]
 
 
+def test_cohere_v1(live: Any, ask: Callable[[str, str], Any], expected: np.ndarray) -> None:
+    found = ask(live.url, "cohere_v1")
+    assert same(found["plain"], expected)
+    assert same(found["float"], expected)
+
+
+def test_ollama(live: Any, ask: Callable[[str, str], Any], expected: np.ndarray) -> None:
+    found = ask(live.url, "ollama")
+    assert same(found["several"], expected)
+    assert found["tokens"] == 14
+    assert "Text 0 has 1602 tokens and the model reads 256" in found["refused"]
+
+
 def test_infinity(live: Any, ask: Callable[[str, str], Any], expected: np.ndarray) -> None:
     found = ask(live.url, "infinity")
     assert same(found["documents"], expected)

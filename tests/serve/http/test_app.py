@@ -36,7 +36,8 @@ ROUTES = {
     ("POST", "/similarity"), ("POST", "/tokenize"), ("POST", "/decode"), ("POST", "/embeddings"), ("GET", "/models"),
     ("POST", "/v2/embed"), ("POST", "/v1/encode"), ("POST", "/admin/reload"),
     ("PUT", "/documents"), ("GET", "/documents/{id}"), ("DELETE", "/documents/{id}"),
-    ("POST", "/rerank"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"),
+    ("POST", "/rerank"), ("POST", "/v1/rerank"), ("POST", "/v2/rerank"), ("GET", "/"), ("POST", "/v1/embed"),
+    ("POST", "/api/embed"), ("POST", "/score"), ("POST", "/v1/score"),
 }  # fmt: skip
 LONG = "many words about nothing in particular " * 200
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +25,12 @@ from embedship.bundle import GOLDEN, Bundle
 from embedship.codes import Vectors
 from embedship.encoder import Encoder
 from embedship.golden_texts import ALONE_FLOOR, GoldenTexts
+from embedship.serve.errors import Invalid
 from embedship.serve.http.app import App
-from embedship.serve.http.messages import Route
+from embedship.serve.http.messages import RequestInfo, Route
 from embedship.serve.http.routes import routes
+from embedship.serve.http.routes.admin import AdminRoutes
+from embedship.serve.schemas import ReloadRequest
 from embedship.serve.service.reload import Reloader
 from embedship.serve.service.service import ModelService
 from embedship.serve.service.state import ServerState
@@ -289,6 +294,53 @@ def test_the_monitor_goes_on_over_a_reload(settings: Settings, keys: Path, index
         within(go, asked)
         assert asked.metric("embedship_snapshot_restored") == 1
         assert asked.metric("embedship_drift_window_queries") == 2
+
+
+def parts_of(service: ModelService) -> list[weakref.ref[object]]:
+    return [
+        weakref.ref(part)
+        for part in (service.inference, service.workers, service.encoder, service.monitor, service.pipeline,
+                     service.background, service.collection)
+    ]  # fmt: skip
+
+
+def mapped(folder: Path) -> int:
+    """How many pieces of the bundle's files are mapped into this process."""
+    return Path("/proc/self/maps").read_text().count(f"{folder.resolve()}/")
+
+
+def test_a_reload_leaves_nothing_of_the_old_service_in_memory(
+    settings: Settings, keys: Path, index_folder: Path
+) -> None:
+    """The garbage collector may run only after many reloads, so the memory must not depend on it."""
+    gc.collect()
+    gc.disable()
+    try:
+        with housed(replace(settings, admin_key_file=keys, index=index_folder)) as asked:
+            before, old = mapped(settings.bundle), []
+
+            async def go(client: httpx.AsyncClient) -> None:
+                running = asyncio.create_task(asked.state.run_background_tasks())
+                assert (await client.post("/search", json={"query": TEXT})).status_code == 200
+                old.extend(parts_of(asked.service))
+                assert (await client.post("/admin/reload", json={}, headers=HEADERS)).status_code == 200
+                assert (await client.post("/search", json={"query": TEXT})).status_code == 200
+                running.cancel()
+                await asyncio.wait([running])
+
+            within(go, asked)
+            assert [type(each()).__name__ for each in old if each() is not None] == []
+            assert mapped(settings.bundle) == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("field", ["bundle", "index"])
+def test_a_path_with_a_nul_character_is_refused_by_name(api: Asked, field: str) -> None:
+    request = msgspec.convert({field: "/tmp/a\0b"}, ReloadRequest)
+    with pytest.raises(Invalid, match=f"^{field}: the path contains a NUL character") as caught:
+        asyncio.run(AdminRoutes(api.app.reload).reload(request, RequestInfo(())))
+    assert caught.value.param == field
 
 
 def test_without_an_admin_key_nobody_reloads(api: Any) -> None:
