@@ -7,12 +7,9 @@ because `serve` first sets the number of BLAS threads.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, fields
-from enum import StrEnum
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from embedship import device
 from embedship.errors import UsageError
@@ -21,6 +18,7 @@ from embedship.monitor.drift.false_alarms import FalseAlarms
 from embedship.monitor.errors import InvalidSetting
 from embedship.serve.browser_guard import BrowserGuard
 from embedship.serve.search.address import Address
+from embedship.serve.setting_fields import Panel, setting
 from embedship.serve.telemetry.logs import LogFormat
 
 _IN_PROCESS = ("auto", "cpu")
@@ -29,47 +27,11 @@ _IN_PROCESS = ("auto", "cpu")
 BULK_RESERVED_FRACTION = 8
 
 
-class Panel(StrEnum):
-    """Headings under which `embedship serve --help` groups the options."""
-
-    MODEL = "Model and index"
-    NETWORK = "Network"
-    ACCESS = "Access"
-    DOCUMENTS = "Documents"
-    RUNTIME = "Runtime"
-    LIMITS = "Limits"
-    TIMEOUTS = "Timeouts"
-    MONITOR = "Monitoring"
-    CANDIDATE = "Candidate"
-    LOGS = "Logs"
-
-
-class SettingRange(NamedTuple):
-    """Allowed range of a number, both ends included."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{_format_number(self.low)} to {_format_number(self.high)}"
-
-
-def _format_number(number: float) -> str:
-    """Return a number as people write it: 1,048,576 and 0.0001, never 1.04858e+06."""
-    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
-
-
-def setting(default: Any, panel: Panel, help: str, low: float | None = None, high: float | None = None) -> Any:
-    """Return a dataclass field for Settings; `low` and `high` give the allowed range of a number."""
-    allowed = None if low is None or high is None else SettingRange(low, high)
-    return dataclasses.field(default=default, metadata={"help": help, "allowed": allowed, "panel": panel})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings of one server. An invalid value raises UsageError with its key, the value and the allowed range."""
 
-    bundle: Path = dataclasses.field(
+    bundle: Path = field(
         metadata={"help": "Bundle folder, written by `embedship export`.", "allowed": None, "panel": Panel.MODEL}
     )
     index: Path | Address | None = setting(
@@ -402,12 +364,12 @@ class Settings:
 
         They contain no secrets: keys are not settings.
         """
-        values = [(field, getattr(self, field.name)) for field in fields(self)]
-        return [f"{field.name} = {value}" for field, value in values if every or value != field.default]
+        values = [(each, getattr(self, each.name)) for each in fields(self)]
+        return [f"{each.name} = {value}" for each, value in values if every or value != each.default]
 
 
 RANGES = MappingProxyType(
-    {field.name: field.metadata["allowed"] for field in fields(Settings) if field.metadata["allowed"]}
+    {each.name: each.metadata["allowed"] for each in fields(Settings) if each.metadata["allowed"]}
 )
 
 

@@ -133,6 +133,7 @@ ORDER: dict[str, tuple[tuple[str, ...], ...]] = {
         (
             "live",
             "schemas",
+            "setting_fields",
         ),
         (
             "milvus",

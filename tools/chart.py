@@ -22,7 +22,8 @@ import yaml
 
 from embedship.monitor.assets import shipped
 from embedship.monitor.assets.options import THRESHOLDS
-from embedship.serve.settings import SettingRange, Settings
+from embedship.serve.setting_fields import SettingRange
+from embedship.serve.settings import Settings
 
 CHART = Path(__file__).parents[1] / "helm" / "embedship"
 SCHEMA = "values.schema.json"
