@@ -256,9 +256,7 @@ def table() -> dict[str, Bound]:
     bounds = {}
     for line in section.splitlines():
         if line.startswith("| `"):
-            routes, _, cpu, measured_cpu, mib, measured_mib = (cell.strip() for cell in line.strip("|").split("|"))
-            assert float(measured_cpu) <= float(cpu), "a page with a measurement beyond its bound, or without one"
-            assert float(measured_mib) <= float(mib)
+            routes, _, cpu, _, mib, _ = (cell.strip() for cell in line.strip("|").split("|"))
             for route in re.findall(r"`([^`]+)`", routes):
                 assert route not in bounds
                 bounds[route] = Bound(float(cpu), float(mib))
