@@ -148,6 +148,7 @@ ORDER: dict[str, tuple[tuple[str, ...], ...]] = {
             "offline",
         ),
         (
+            "audit",
             "compare",
             "service",
         ),

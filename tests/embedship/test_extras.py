@@ -48,6 +48,7 @@ LINES = {
     "index migrate": "index migrate {w} {bundle} --out {w}/new",
     "serve": "serve {w}/none",
     "check": "check http://127.0.0.1:1 --bundle {bundle}",
+    "audit": "audit http://127.0.0.1:1 --bundle {bundle}",
     "compare": "compare {bundle} {bundle} {w}/texts.jsonl",
     "reference": "reference {bundle} {w}/texts.jsonl",
     "drift": "drift {w}/texts.jsonl --bundle {bundle}",
