@@ -103,8 +103,8 @@ class ServerAudit:
     def _describe_precision(self, rows: Vectors, tolerance: Tolerance) -> None:
         if tolerance.precision is not None:
             self._remarks.append(
-                f"the vectors are as exact as {tolerance.precision}: the distance (1 - cosine) of 4 in 5 ordinary texts "
-                f"is at most {tolerance.noise:.1e}"
+                f"the vectors are as exact as {tolerance.precision}: the distance (1 - cosine) of 4 in 5 ordinary "
+                f"texts is at most {tolerance.noise:.1e}"
             )
         if kind := vectors.name_number_format(rows):
             self._remarks.append(f"every number of the vectors is a {kind}")

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from embedship.batches import round_rows
 from embedship.bundle import ModelSpec
 from embedship.serve.audit.answers import AuditAnswers, BatchAnswer, BatchTest, TextAnswer
 from embedship.serve.audit.apis import InvalidAnswer
@@ -86,8 +87,8 @@ class AnswerCollector:
         size = min(len(texts), self._answers.largest or len(texts))
         parts = [self._send(texts[start : start + size]) for start in range(0, len(texts), size)]
         if size > 1 and any(answer.rejected for answers, _ in parts for answer in answers):
-            # Each text was accepted alone, so the request is too large.
-            self._answers.largest = size // 2
+            # Each text was accepted alone, so the request is too large. Limits are usually powers of two.
+            self._answers.largest = round_rows(size - 1)
             self._batch(test, texts, tokens)
             return
         answers = tuple(answer for part, _ in parts for answer in part)

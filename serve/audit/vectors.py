@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,16 +42,26 @@ def find_recipe(
     own, median = measure(expected)
     if own.fits and own.precision is not Precision.INT8:
         return RecipeResult(expected, own)
-    others = wrong_recipes(manifest.pipeline, expected, reference.poolings(texts, expected))
-    measured = {recipe: measure(recipe) for recipe in others}
-    best = min(measured, key=lambda recipe: (measured[recipe][0].noise, others.index(recipe)))
-    tolerance, found = measured[best]
+    best, tolerance, found = expected, own, median
+    for recipe in _candidates(reference, expected, texts):
+        other, value = measure(recipe)
+        if other.noise < tolerance.noise:
+            best, tolerance, found = recipe, other, value
+        if other.precision not in (None, Precision.INT8):
+            break
     if tolerance.precision is not None and tolerance.noise * _BETTER <= own.noise:
         evidence = f"{len(texts)} ordinary texts: median cosine {median:.4f} to the right vectors, {found:.4f} to these"
         return RecipeResult(best, tolerance, _recipe_faults(reference, expected, best, evidence))
     if own.fits:
         return RecipeResult(expected, own)
     return RecipeResult(None if own.precision is None else expected, own, (_other_model(own, median, texts),))
+
+
+def _candidates(reference: ReferenceModel, expected: EncodingRecipe, texts: Sequence[str]) -> Iterator[EncodingRecipe]:
+    """Yield the wrong recipes. The poolings come last, because token vectors have to be computed for them."""
+    yield from (first := wrong_recipes(reference.model, expected, ()))
+    others = wrong_recipes(reference.model, expected, reference.poolings(texts, expected))
+    yield from (recipe for recipe in others if recipe not in first)
 
 
 def _recipe_faults(
