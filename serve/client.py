@@ -1,11 +1,12 @@
-"""HTTP client of a running server, for `check` and `compare`."""
+"""HTTP client of a running server, for `check`, `compare` and `audit`."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import urllib.request
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,6 +16,15 @@ from embedship.serve.api_keys import API, ApiKeys
 T = TypeVar("T")
 # Bytes: 2,048 vectors of 4,096 numbers are about 170 MB as JSON.
 _MAX_RESPONSE_BYTES = 256 << 20
+_MAX_ERROR_BYTES = 10_000
+
+
+class HttpAnswer(NamedTuple):
+    """A response of any server. `retry_after`: seconds after which it wants the request again, if it says so."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -40,6 +50,21 @@ class ServerClient:
 
     def __call__(self, path: str, kind: type[T], body: Any = None) -> T:
         """Send GET, or POST with `body` as JSON, and return the response decoded as `kind`."""
+        try:
+            answer = self.send(path, body)
+            if answer.status < 400:
+                return msgspec.json.decode(answer.body, type=kind)
+        except (OSError, msgspec.DecodeError) as error:
+            raise EngineError(f"{self.url}{path} returned no valid embedship response: {error}") from None
+        text = answer.body[:1_000].decode(errors="replace")
+        raise EngineError(f"{self.url}{path} returned status {answer.status}: {text}")
+
+    def send(self, path: str, body: Any = None) -> HttpAnswer:
+        """Send GET, or POST with `body` as JSON, and return the response of any status except 3xx and 401.
+
+        Raises OSError if the server does not answer, EngineError for a redirect or an endless response, UsageError if
+        the API key is rejected.
+        """
         data = None if body is None else msgspec.json.encode(body)
         headers = {**self._headers, "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers)  # noqa: S310 - http and https only, see __init__
@@ -48,10 +73,10 @@ class ServerClient:
                 raw = response.read(_MAX_RESPONSE_BYTES + 1)
                 if len(raw) > _MAX_RESPONSE_BYTES:
                     raise EngineError(f"{self.url}{path} returned more than {_MAX_RESPONSE_BYTES >> 20} MiB")
-                return msgspec.json.decode(raw, type=kind)
+                return HttpAnswer(response.status, raw)
         except urllib.error.HTTPError as error:
             with error:
-                text = error.read(1_000).decode(errors="replace")
+                text = error.read(_MAX_ERROR_BYTES)
             if 300 <= error.code < 400:
                 raise EngineError(
                     f"{self.url}{path} redirects ({error.code}), but embedship never redirects. The API key was not "
@@ -61,6 +86,6 @@ class ServerClient:
                 raise UsageError(
                     f"{self.url} requires one of its own API keys: give --api-key-file, or set EMBEDSHIP_API_KEYS"
                 ) from None
-            raise EngineError(f"{self.url}{path} returned status {error.code}: {text}") from None
-        except (OSError, msgspec.DecodeError) as error:
-            raise EngineError(f"{self.url}{path} returned no valid embedship response: {error}") from None
+            return HttpAnswer(error.code, text, error.headers.get("Retry-After"))
+        except http.client.HTTPException as error:
+            raise OSError(f"not a valid HTTP response ({type(error).__name__})") from None

@@ -149,6 +149,7 @@ ORDER: dict[str, tuple[tuple[str, ...], ...]] = {
             "offline",
         ),
         (
+            "audit",
             "compare",
             "service",
         ),

@@ -131,6 +131,14 @@ GUIDES = {
         examples=("embedship check http://127.0.0.1:8080 --bundle bundle",),
         interrupted=_NO_TRACE,
     ),
+    "audit": CommandGuide(
+        examples=(
+            "embedship audit http://127.0.0.1:8080 --bundle bundle",
+            "embedship audit https://embeddings.example.com/v1 --checkpoint ./checkpoint --model my-model --json",
+            "embedship audit http://127.0.0.1:11434 --bundle bundle --api ollama",
+        ),
+        interrupted=_NO_TRACE,
+    ),
     "compare": CommandGuide(
         examples=(
             "embedship compare old-bundle new-bundle queries.jsonl --index index --report compare.html",

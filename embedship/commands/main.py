@@ -82,6 +82,9 @@ COMMANDS = {
     "check": CommandSpec(
         "embedship.serve.commands.check", "Compare a running server's vectors with the golden texts.", "cpu", _SERVING
     ),
+    "audit": CommandSpec(
+        "embedship.serve.commands.audit", "Find out what is wrong with any server's vectors.", "cpu", _SERVING
+    ),
     "compare": CommandSpec(
         "embedship.serve.commands.compare",
         "Decide whether a new bundle or server may replace the old one.",

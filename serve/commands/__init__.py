@@ -1,5 +1,6 @@
 """Commands of this package, one module per command. The list of all commands is in embedship/commands/main.py.
 
+audit.py           `audit`
 backup.py          `backup` and `restore`
 check.py           `check`
 compare.py         `compare`

@@ -50,6 +50,7 @@ LINES = {
     "index verify": "index verify {w}",
     "serve": "serve {w}/none",
     "check": "check http://127.0.0.1:1 --bundle {bundle}",
+    "audit": "audit http://127.0.0.1:1 --bundle {bundle}",
     "compare": "compare {bundle} {bundle} {w}/texts.jsonl",
     "reference": "reference {bundle} {w}/texts.jsonl",
     "drift": "drift {w}/texts.jsonl --bundle {bundle}",
