@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +30,7 @@ from embedship.monitor.state import SignalState
 from embedship.serve.documents.filters import Allowed
 from embedship.serve.index import Index, RankedRows, SearchEffort
 from embedship.serve.indexing.build import IndexOptions, build
+from embedship.serve.service.background import BackgroundTasks
 from embedship.serve.service.canaries import CANARIES, CANARY_TOKENS, CanaryTexts
 from embedship.serve.service.state import ServerState
 from embedship.serve.settings import Settings
@@ -332,3 +335,23 @@ def test_the_memory_of_another_model_is_a_warning(
     with opened(replace(watching, state_dir=tmp_path)) as (asked, _):
         assert "belongs to model 000000000000" in caplog.text
         assert asked.metric("embedship_snapshot_restored") == 0
+
+
+def test_cancelled_tasks_are_freed_without_the_garbage_collector(api: Asked) -> None:
+    """They refer to the model of a replaced service, and the collector may run only after many reloads."""
+
+    async def go() -> weakref.ref[BackgroundTasks]:
+        tasks = BackgroundTasks(api.service.monitor, [], api.service.pipeline)
+        running = asyncio.create_task(tasks.run())
+        for _ in range(3):
+            await asyncio.sleep(0)  # until its tasks run
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+        return weakref.ref(tasks)
+
+    gc.disable()
+    try:
+        assert asyncio.run(go())() is None
+    finally:
+        gc.enable()
