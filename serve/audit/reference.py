@@ -120,7 +120,7 @@ class ReferenceModel:
             batch = pad(tokens.ids, self.model.pad_id)
             if self.model.pools_prompts or not any(tokens.turns):
                 return batch
-            return batch.without_prompts(tokens.turns)
+            return batch.with_unpooled_prompts(tokens.turns)
         return pad([self._ids(text, recipe)], self.model.pad_id)
 
     def _ids(self, text: str, recipe: EncodingRecipe) -> list[int]:
