@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import signal
 import site
@@ -124,8 +125,12 @@ async def _post(application: Application) -> bytes:
         "http_version": "1.1",
     }  # fmt: skip
 
+    bodies = [body]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not bodies:
+            await asyncio.Event().wait()  # the client stays connected and sends nothing more
+        return {"type": "http.request", "body": bodies.pop(), "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -200,7 +205,9 @@ class _Store:
         self._start()
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdin=-1, stdout=-1, text=True)
+        # LanceDB logs a warning per search otherwise.
+        environment = {**os.environ, "RUST_LOG": "error", "LANCE_LOG": "error"}
+        self._process = subprocess.Popen(self._command, stdin=-1, stdout=-1, text=True, env=environment)
 
     def ask(self, **request: object) -> Any:
         assert self._process.stdin

@@ -6,7 +6,6 @@ start, the others are written on request. A write gets its response when the sto
 
 import json
 import os
-import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -76,10 +75,11 @@ def _bytes(folder):
 
 class SqliteVec:
     def __init__(self, folder, _, texts, vectors, fresh):
+        import pysqlite3  # the sqlite3 of some Pythons cannot load extensions
         import sqlite_vec
 
         folder.mkdir(exist_ok=True)
-        self._database = sqlite3.connect(folder / "store.sqlite", isolation_level=None)
+        self._database = pysqlite3.connect(folder / "store.sqlite", isolation_level=None)
         self._database.enable_load_extension(True)
         sqlite_vec.load(self._database)
         self._database.execute("PRAGMA journal_mode = WAL")
