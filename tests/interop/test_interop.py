@@ -20,12 +20,14 @@ from embedship.export.options import ExportOptions
 from embedship.export.steps import StepTimer
 from embedship.export.variants import torch_graph
 
+from ..instruction_sets import LIMITED_TO_AVX2
+
 SCRIPT = Path(__file__).parent / "open_bundle.py"
 TEXTS = ["", "a", "heart attack", "the quick brown fox " * 30, "żółw 🐢 שלום", *(f"text number {i}" for i in range(5))]
 # Two random layers hold far less redundancy than a trained model: int8 costs them more.
 LOOSE = {**parity.FLOORS, Precision.INT8: ParityFloors(minimum=0.5, mean=0.5, overlap=0.0, length=0.5)}
 VARIANTS = ("onnx-O1", "onnx-O2", "onnx-O3", "onnx-int8", "onnx-int8-weight", "openvino", "openvino-int8")
-VARIANTS += ("openvino-int8-weight",)
+VARIANTS += () if LIMITED_TO_AVX2 else ("openvino-int8-weight",)
 
 Run = Callable[..., Any]
 

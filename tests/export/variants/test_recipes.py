@@ -34,6 +34,8 @@ from embedship.export.variants.targets import EXACT, HardwareTarget
 from embedship.files.sealed import SealedFile
 from embedship.tokens import Tokenizer
 
+from ...instruction_sets import runs_weight_only_int8
+
 BERT, QWEN = SimpleNamespace(model_type="bert"), SimpleNamespace(model_type="qwen3")
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(12)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
@@ -217,6 +219,7 @@ def test_openvino_int8_keeps_to_what_the_instructions_can_add(
     assert largest > 100 if isa.exact else largest <= 64
 
 
+@runs_weight_only_int8
 def test_weight_only_keeps_a_decoder_close(qwen: Opened, tmp_path: Path) -> None:
     plain, o3, onnx_weight, openvino_weight = make(
         qwen, tmp_path, "onnx-O3", "onnx-int8-weight", "openvino-int8-weight"
@@ -279,6 +282,7 @@ def find_variant(manifest: BundleManifest, name: str) -> Variant:
     return next(variant for variant in manifest.variants if variant.name == name)
 
 
+@runs_weight_only_int8
 def test_large_models_every_variant_twice_the_same_bytes(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,6 +308,7 @@ def test_large_models_every_variant_twice_the_same_bytes(
     assert "onnx/model_O3.onnx_data has 0 bytes" in capsys.readouterr().err
 
 
+@runs_weight_only_int8
 def test_a_decoder_gets_weight_only_int8(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import Normalize
 

@@ -20,6 +20,8 @@ from embedship.export.variants import torch_graph
 from embedship.export.variants.onnx import optimise, quantise, quantise_weights
 from embedship.export.variants.targets import HardwareTarget
 
+from ...instruction_sets import runs_weight_only_int8
+
 MODES = ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 TEXTS = ["read the file", "a", "parse a date of the text word by word by word", "of the"]
 
@@ -132,6 +134,7 @@ def test_the_attention_of_the_model_is_given_back(checkpoint: Any) -> None:
     assert (ALL_MASK_ATTENTION_FUNCTIONS["eager"], opened.transformer.config._attn_implementation) == before
 
 
+@runs_weight_only_int8
 def test_int8_weights_of_a_graph_whose_operators_have_several_outputs(checkpoint: Any, tmp_path: Path) -> None:
     """GPT-2 splits query, key and value in one operator."""
     from embedship.export.variants import openvino
