@@ -14,6 +14,8 @@ from embedship.commands.main import COMMANDS, run
 from embedship.commands.verify import VariantCheck
 from embedship.version import __version__
 
+from ...instruction_sets import LIMITED_TO_AVX2
+
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
@@ -77,7 +79,9 @@ def test_verify_answers_for_every_variant(rerank_bundle: Path, capsys: pytest.Ca
     assert run(["verify", str(rerank_bundle), "--all", "--json"]) == 0
     answer = msgspec.json.decode(capsys.readouterr().out)
     variants = msgspec.convert(answer["variants"], list[VariantCheck])
-    assert [v.variant for v in variants] == ["onnx", "onnx-int8", "openvino", "openvino-int8"]
+    # int8 that is made for VNNI loses too much at an AVX2 limit, so the export leaves it out there.
+    openvino = ["openvino"] if LIMITED_TO_AVX2 else ["openvino", "openvino-int8"]
+    assert [v.variant for v in variants] == ["onnx", "onnx-int8", *openvino]
     assert variants[0].cosine_minimum >= 0.999
     assert all(v.cosine_minimum >= 0.8 for v in variants)  # the floor of an int8 re-ranker
     assert all(v.shapes.checked > 100 for v in variants)
@@ -225,7 +229,7 @@ def test_verbose_shows_the_traceback_of_an_error(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("embedship ind", {"index", "index update", "index migrate"}),
+        ("embedship ind", {"index", "index migrate", "index sign", "index update", "index verify"}),
         ("embedship index update --b", {"--bundle"}),
         ("embedship monitor init --o", {"--out"}),
         ("embedship serve x --log-format ", {"text", "json"}),
