@@ -29,6 +29,8 @@ from embedship.export.steps import StepTimer
 from embedship.golden_texts import ALONE_FLOOR
 from embedship.monitor.drift.reference import DriftReference
 
+from ..instruction_sets import LIMITED_TO_AVX2
+
 LINES = [f"read the file number {i} of the date {i * i}" for i in range(60)]
 # Two random layers of 32 dimensions hold far less redundancy than a trained model: int8 costs them more.
 LOOSE = {**parity.FLOORS, Precision.INT8: ParityFloors(minimum=0.5, mean=0.5, overlap=0.2, length=0.5)}
@@ -254,7 +256,8 @@ def test_the_real_bundle_holds_what_was_promised(bundle: Path) -> None:
     by_name = {v.name: v for v in manifest.variants}
     assert by_name["onnx-int8"].fused["QuantizedMatMul"] == 36
     assert by_name["onnx-int8"].parity.minimum > 0.985
-    assert by_name["openvino-int8"].parity.minimum > 0.985
+    # At an AVX2 limit, the 8-bit products of files that are made for VNNI overflow.
+    assert by_name["openvino-int8"].parity.minimum > (0.97 if LIMITED_TO_AVX2 else 0.985)
     assert by_name["onnx"].parity.minimum > 0.99999
     assert manifest.choice.variant in by_name
 

@@ -31,6 +31,8 @@ from embedship.golden_texts import ALONE_FLOOR
 from embedship.likeness import similarity
 from embedship.tokens import Text
 
+from ..instruction_sets import LIMITED_TO_AVX2, keeps_int8_for_vnni
+
 ASKED: list[Text] = [
     ("How do I open a file?", "open(path) returns a file object."),
     ("How do I open a file?", "Bananas are yellow."),
@@ -54,7 +56,8 @@ def test_every_variant_gives_the_scores_of_transformers(cross_encoder: Path, rer
     expected = theirs(cross_encoder, ASKED)
     assert expected.std() > 0.3, "scores that are all alike would test nothing"
     opened = Bundle.open(rerank_bundle)
-    assert [v.name for v in opened.manifest.variants] == ["onnx", "onnx-int8", "openvino", "openvino-int8"]
+    openvino = ["openvino"] if LIMITED_TO_AVX2 else ["openvino", "openvino-int8"]
+    assert [v.name for v in opened.manifest.variants] == ["onnx", "onnx-int8", *openvino]
     for variant in opened.manifest.variants:
         with Encoder.open(opened, variant.name, task=Task.RERANK) as encoder:
             found = encoder.encode(ASKED)
@@ -174,6 +177,7 @@ def test_options_of_embedding_are_refused(
     assert "--pooling applies to embedding models only" in capfd.readouterr().err
 
 
+@keeps_int8_for_vnni
 def test_the_plan_of_an_export(
     cross_encoder: Path, rerank_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
