@@ -1,7 +1,6 @@
 """Terminal output of all commands: results on stdout; progress, warnings and hints on stderr.
 
-No text is read as Rich markup, because markup would remove "[optimum]" from a sentence or from a path. Use
-`rich.text.Text` for colours.
+Rich markup is off, because it would remove "[optimum]" from a sentence or a path. Use `rich.text.Text` for colours.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from enum import IntEnum
 from rich.console import Console
 from rich.text import Text
 
-# Without a terminal, Rich would assume 80 columns and cut the cells of our tables.
+# If there is no terminal, Rich assumes 80 columns, and would cut the cells of our tables.
 COLUMNS_WITHOUT_TERMINAL = 100
 
 
@@ -53,12 +52,12 @@ def messages() -> Console:
 
 
 def print_error(message: str) -> None:
-    """Print an error on stderr. Its line is not wrapped, so that it can be searched for in a log."""
+    """Print an error on stderr. The line is not wrapped, so that a search in a log finds it."""
     _print_labelled("error:", "bold red", message)
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr, with --quiet too."""
+    """Print a warning on stderr, even with --quiet."""
     _print_labelled("warning:", "bold yellow", message)
 
 
@@ -68,5 +67,5 @@ def _print_labelled(label: str, style: str, message: str) -> None:
 
 
 def _width(terminal: bool) -> int | None:
-    """Return the width of a console in columns; None: Rich finds the width of the terminal, or reads COLUMNS."""
+    """Return the width of a console in columns. None: Rich uses the width of the terminal, or the variable COLUMNS."""
     return None if terminal or os.environ.get("COLUMNS") else COLUMNS_WITHOUT_TERMINAL

@@ -1,4 +1,4 @@
-"""Tuning: measures each variant on this machine, through the encoder, on real texts. Used by export, tune and serve."""
+"""Tuning: measures the speed of each variant on this machine, with an Encoder and real texts, and chooses one."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from embedship.timing import ProcessClock, Rounds, VariantTimer, VariantTiming, 
 from embedship.tokens import Text, Tokenizer
 from embedship.variant_choice import VariantSpeeds
 
-# A round of the slowest variant takes about this long: about six batches on two cores. With three batches, one core is
-# idle at the end of every round and all figures are a fifth too low.
+# Duration of a round of the slowest variant: about six batches on two cores. With three batches, one core would be idle
+# at the end of every round, and all speeds would be a fifth too low.
 ROUND_SECONDS = 1.2
-# At the start of a server: less exact, but short.
+# Values at the start of a server: less exact, but short.
 _QUICK_SECONDS = 0.4
 _AT_START_SECONDS = 10.0
-# Rounds are added until the best variant is faster than all others by more than the noise, or until the second number.
+# Lowest and highest number of rounds. Rounds are added until the best variant is faster than all others by more than
+# the noise.
 _ROUNDS, _MOST_ROUNDS = 3, 7
-_PILOT_TOKENS = 1_500  # one batch, so one stream
-# Tokens of short queries, special tokens included. Lengths differ from call to call, as in production, because OpenVINO
-# prepares its graph again when the shape changes.
+_PILOT_TOKENS = 1_500  # one batch, which runs on one stream
+# Token counts of short queries, special tokens included. As in production, the length changes from call to call:
+# OpenVINO prepares its graph again when the shape changes, and that time must be measured.
 _SHORT_TOKENS = (4, 6, 8, 10, 12, 15, 19, 24)
 _LATENCY_ROUNDS = 5
-# If all variants together are smaller than this, all are open at the same time and their rounds alternate. Otherwise
-# the plain one and one other are open at a time.
+# If all variants together are at most this size, all are open at the same time and take turns. Otherwise only the plain
+# variant and one other are open at a time.
 _TOGETHER_BYTES = 2**30
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class TimedRounds:
 
     @property
     def speeds(self) -> VariantSpeeds:
-        """The rounds as speeds. If the machine was busy, rounds are in CPU time."""
+        """The speeds of the variants. If the machine was busy, the `_rounds` fields are CPU time, else wall time."""
 
         def seconds(rounds: Rounds) -> dict[str, list[float]]:
             return {name: [each.cpu if self.busy else each.wall for each in all] for name, all in rounds.items()}
@@ -75,11 +76,11 @@ def measure(
     round_seconds: float | None = None,
     clock: ProcessClock | None = None,
 ) -> TimedRounds:
-    """Time one long workload from `texts`, then short texts one at a time, in rounds.
+    """Time every variant in rounds: first one long workload from `texts`, then short texts one at a time.
 
-    Tokens are counted with special tokens, without padding. Variants take turns. A first round warms up and does not
-    count. A round takes each variant about `round_seconds` (default: ROUND_SECONDS) or less. The first of `encoders`
-    must not fail; the failures of others are in `failed`.
+    Tokens are counted with special tokens, without padding. Variants take turns in each round. The first rounds warm up
+    and are not counted. A variant needs about `round_seconds` (default: ROUND_SECONDS) or less per round. If the first
+    of `encoders` fails, its error is raised; errors of the others are in `failed` of the result.
     """
     name, first = next(iter(encoders.items()))
     timer = VariantTimer(list(encoders), name, first.engine.streams, clock or ProcessClock())
@@ -149,7 +150,7 @@ def remeasure(
 ) -> VariantChoice:
     """Measure the variants that run on this machine, in turn, and return the choice.
 
-    All are open at once if they are small. For a large model, only the plain variant and one other are in memory.
+    All variants are open at once if they are small. For a large model, only the plain variant and one other are open.
     `texts` default to the bundle's golden texts. After `limit_seconds` no further variant is started; the bundle's
     own choice is among the first two. With `certified`, an unknown shape certificate is made and stored in `cache`.
     Variants beyond the export's recall limit are not chosen. Raises MissingExtra, GateError.
@@ -193,7 +194,7 @@ def remeasure(
 
 
 def _joined(plain: str, parts: Sequence[TimedRounds]) -> TimedRounds:
-    """Join parts that each timed the plain variant. Seconds are scaled so that the plain variant is equal in all."""
+    """Join parts. Each timed the plain variant: times are scaled so that the plain variant is equal in all parts."""
     first, *others = parts
     throughput, latency = dict(first.throughput), dict(first.latency)
     for part in others:
@@ -232,7 +233,7 @@ def _best_within_recall_budget(bundle: Bundle, ranked: Sequence[Variant]) -> str
 
 
 class ChosenVariant(NamedTuple):
-    """The variant that a server uses, and what its log should say about the choice."""
+    """The variant that a server uses, and a warning for its log about the choice, if any."""
 
     variant: str
     warning: str | None
@@ -242,7 +243,7 @@ T = TypeVar("T")
 
 
 def open_chosen(bundle: Bundle, cache: Path | None, open_variant: Callable[[ChosenVariant], T]) -> T:
-    """Return `open_variant` of the chosen variant. If too many of its shapes are wrong here, use the next best one.
+    """Call `open_variant` with the chosen variant, and return the result. On ShapesError, try the next best variant.
 
     Raises ShapesError if no variant is right on this machine, and the errors of `open_variant`.
     """
@@ -266,7 +267,7 @@ def open_chosen(bundle: Bundle, cache: Path | None, open_variant: Callable[[Chos
 
 
 def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:
-    """Return the choice of a machine like this one. If there is none, measure quickly and store the choice."""
+    """Return the stored choice for a machine of this type. If there is none, measure quickly and store the choice."""
     if bundle.only:
         return ChosenVariant(bundle.only, None)
     known = variant_choice.find_choice(bundle, cache)
@@ -289,7 +290,7 @@ def choose_variant(bundle: Bundle, cache: Path | None = None) -> ChosenVariant:
 
 
 def _store(bundle: Bundle, choice: VariantChoice, cache: Path | None) -> str:
-    """Store the choice for the next start, and return a message that says where or why not."""
+    """Store the choice for the next start. Return a message: where it is stored, or why it is not stored."""
     try:
         return f"stored in {variant_choice.save(bundle, choice, cache)}"
     except OSError as error:
@@ -300,7 +301,7 @@ def _store(bundle: Bundle, choice: VariantChoice, cache: Path | None) -> str:
 
 
 def _order(bundle: Bundle) -> list[str]:
-    """Return the variants in this order: the plain one (the reference for all), the bundle's choice, then by speed."""
+    """Return the variants in order: the plain one (the reference for all), the bundle's choice, the others by speed."""
     speeds = bundle.manifest.choice.tokens_per_second
     others = sorted((v.name for v in bundle.manifest.variants), key=lambda name: -speeds.get(name, 0.0))
     return list(dict.fromkeys([bundle.plain.name, bundle.manifest.choice.variant, *others]))
@@ -321,13 +322,13 @@ def _checked(bundle: Bundle, name: str, stack: ExitStack, *, certified: bool, ca
         encoder = own.enter_context(Encoder.open(bundle, name, task=None))
         if certified:
             shapes.ensure(encoder, cache)
-        golden.check(encoder)  # a variant with wrong vectors must not be chosen, however fast it is
+        golden.check(encoder)  # a variant with wrong vectors must not be chosen, even if it is fast
         stack.enter_context(own.pop_all())
     return encoder
 
 
 def _slice(tokenizer: Tokenizer, texts: Sequence[Text], wanted: int) -> tuple[list[Text], int]:
-    """Return the first texts with `wanted` tokens together, repeated if they are few, and their number of tokens."""
+    """Return the first texts that have at least `wanted` tokens in total, and that total. Few texts are repeated."""
     lengths = tokenizer(texts).lengths
     chosen: list[Text] = []
     total = 0
@@ -343,7 +344,7 @@ def _slice(tokenizer: Tokenizer, texts: Sequence[Text], wanted: int) -> tuple[li
 
 
 def _short(tokenizer: Tokenizer, texts: Sequence[Text]) -> list[Text]:
-    """Return the texts closest to _SHORT_TOKENS in length, each once, in an order in which lengths differ."""
+    """Return the texts with token counts closest to _SHORT_TOKENS, in the order of these counts, each text once."""
     lengths = tokenizer(texts).lengths
     rows = [row for row, length in enumerate(lengths) if length]
     closest = (min(rows, key=lambda row: abs(lengths[row] - wanted)) for wanted in _SHORT_TOKENS)

@@ -1,6 +1,6 @@
-"""Guides of the commands: examples for `--help`, what to run next, and how to go on after Ctrl-C.
+"""Guides of the commands: examples for `--help`, what to run next, and how to continue after Ctrl-C.
 
-In `next_steps`, {name} is the value of a parameter, or its name in capitals if it was not given.
+In `next_steps`, {name} stands for the value of a parameter. If it has no value, the name is printed in capitals.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class CommandGuide:
-    """Examples of one command, the commands that usually follow it, and what Ctrl-C leaves behind."""
+    """Examples of one command, the commands that usually follow it, and the message after Ctrl-C."""
 
     examples: tuple[str, ...]
     next_steps: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ GUIDES = {
 
 
 def next_steps(name: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the commands that usually follow command `name`, which was run with these parameters."""
+    """Return the commands that usually follow the command `name`. `values`: the parameters with which it was run."""
     steps = GUIDES[name].next_steps
     if name == "export" and values.get("dry_run"):
         return ["the same command without --dry-run writes the bundle"]
@@ -185,7 +185,7 @@ def next_steps(name: str, values: Mapping[str, Any]) -> list[str]:
 
 
 class _ShellValues(dict[str, str]):
-    """Values of parameters as they are written in a shell."""
+    """Values of parameters, quoted for a shell."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__({name: _quoted(value) for name, value in values.items() if value is not None})

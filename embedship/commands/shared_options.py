@@ -1,6 +1,6 @@
 """Options that all commands share: --quiet and --verbose, and the letters of short options.
 
-They are added here, so that a letter has the same meaning in every command.
+They are added here, so that a short option has the same meaning in every command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from embedship.commands.guide import next_steps
 from embedship.errors import UsageError
 from embedship.terminal import Verbosity
 
-# The short form of an option, by the name of its parameter.
+# Name of a parameter -> short form of its option.
 SHORT = {"out": "-o", "port": "-p", "force": "-f", "index": "-i"}
 
 _QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors, warnings and the result.")]
@@ -32,7 +32,7 @@ _VERBOSE = Annotated[
 
 
 def with_shared_options(name: str, function: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with --quiet, --verbose and short options. It ends by printing what to run next."""
+    """Return the command with --quiet, --verbose and short options. At its end, it prints what to run next."""
     signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
     parameters = [
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_shown(each, hints.get(each.name)))
@@ -54,7 +54,7 @@ def with_shared_options(name: str, function: Callable[..., None]) -> Callable[..
 
 
 def _shown(parameter: inspect.Parameter, hint: Any) -> Any:
-    """Return the annotation of a parameter with its short option and with a help text that Rich does not change."""
+    """Return the annotation of a parameter with its short option, and with Rich markup escaped in its help text."""
     annotation = hint if hint is not None else parameter.annotation
     if get_origin(annotation) is not Annotated:
         return annotation

@@ -15,17 +15,17 @@ _UNCUT = 2**31
 class StatedDimensions:
     """Dimensions from the command line, which replace those of the checkpoint.
 
-    `matryoshka` are those that the model was trained for; if empty, the checkpoint's are used. `truncate_dim` is the
-    dimension of every vector; None: the checkpoint's.
+    `matryoshka`: the dimensions that the model was trained for; if empty, those of the checkpoint. `truncate_dim`: the
+    dimension of every vector; None: that of the checkpoint.
     """
 
     matryoshka: tuple[int, ...] = ()
     truncate_dim: int | None = None
 
     def truncate(self, model: Any) -> int:
-        """Set the dimension of the vectors in `model`, if one is stated, and return the dimension.
+        """Set `truncate_dim` in `model` if it is stated. Return the dimension of the vectors.
 
-        Raises UsageError if it is larger than the model's: sentence-transformers would ignore it.
+        Raises UsageError if `truncate_dim` is larger than the model's dimension: sentence-transformers would ignore it.
         """
         if self.truncate_dim is None:
             return _width(model)
@@ -35,9 +35,9 @@ class StatedDimensions:
         return self.truncate_dim
 
     def trained(self, folder: SentenceTransformersFolder, dimension: int) -> tuple[int, ...]:
-        """Return the Matryoshka dimensions, with the full `dimension`, largest first.
+        """Return the Matryoshka dimensions and the full `dimension`, largest first.
 
-        Raises UsageError if a stated one is larger than the full dimension.
+        Raises UsageError if a stated dimension is larger than the full one.
         """
         if not self.matryoshka:
             return folder.matryoshka(dimension)

@@ -9,25 +9,25 @@ from typing import Any
 
 from embedship.errors import EmbedshipError, UsageError
 
-# A repeated word: its token ids do not ascend, so a table that is read with ascending numbers is a table of positions.
+# A repeated word: its token ids do not ascend. A table that is read at ascending rows must be a table of positions.
 REPEATED = "a " * 12
 
 
 def known_length(tokens: Any) -> int | None:
-    """Return the length that a checkpoint states, or None if it states none. transformers then says 0, -1 or 1e30."""
+    """Return the length that a checkpoint states; None if it states none: transformers then says 0, -1 or 1e30."""
     return int(tokens) if tokens and 0 < tokens < 10**7 else None
 
 
 @contextmanager
 def translate_model_errors(folder: Path) -> Iterator[None]:
-    """Raise UsageError, with the model's own message, if an opened checkpoint fails on a text."""
+    """Raise UsageError, with the model's own message, if a checkpoint that could be opened fails on a text."""
     try:
         yield
     except (EmbedshipError, MemoryError):
         raise
-    except Exception as error:  # the code of any model, which has no common error class
+    except Exception as error:  # model code can raise any class
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the operating system, such as a full disk; those that transformers raises have no number
+            raise  # from the operating system, such as a full disk; an OSError of transformers has no errno
         reason = str(error).strip().splitlines() or ["no message"]
         raise UsageError(
             f"{folder} opens, but the model's own code fails on a text ({type(error).__name__}: {reason[0]}): correct "
@@ -38,9 +38,10 @@ def translate_model_errors(folder: Path) -> Iterator[None]:
 def position_limit(features: dict[str, Any], run: Callable[[], object]) -> int | None:
     """Return the number of tokens that the model's tables of positions allow; None if it has no such table.
 
-    `run` computes `features`, one text of a repeated word. A table of positions is an embedding of which a text of n
-    tokens reads n consecutive rows. The first row read is 0 for BERT, padding_idx + 1 for RoBERTa, 2 for OPT; rows
-    before it are never positions. Rotary and relative positions have no table.
+    `features` are the inputs for one text of a repeated word, and `run` computes the model on them. A table of
+    positions is an embedding table from which a text of n tokens reads n consecutive rows. The first of these rows is
+    0 for BERT, padding_idx + 1 for RoBERTa, 2 for OPT. The rows before it are never positions. Models with rotary or
+    relative positions have no table.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -64,10 +65,10 @@ def position_limit(features: dict[str, Any], run: Callable[[], object]) -> int |
 
 
 def require_within(folder: Path, stated: int, limit: int, derived: int | None) -> int:
-    """Return the longest input in tokens: `stated` by the checkpoint, at most `limit` positions.
+    """Return the longest input in tokens: the length `stated` by the checkpoint, but at most `limit` positions.
 
     `derived` is max_position_embeddings of the config. Libraries save it as the stated length, although it may count
-    rows that are not positions. Raises UsageError if another stated length is beyond the positions.
+    rows that are not positions. Raises UsageError if `stated` is above `limit` and is not `derived`.
     """
     if stated > limit and stated != derived:
         raise UsageError(

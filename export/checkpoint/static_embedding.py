@@ -1,7 +1,8 @@
 """StaticCheckpoint: a loaded static embedding model (StaticEmbedding of sentence-transformers, model2vec).
 
-A text's vector is the mean of one row per token, from a table. There is no transformer, and no special tokens. It is
-exported like any embedding model: `StaticBackbone` takes the place of the transformer, and the pooling is the mean.
+A table has one row per token. The vector of a text is the mean of the rows of its tokens. There is no transformer, and
+there are no special tokens. The export is that of any embedding model, with `StaticBackbone` as the transformer and
+mean pooling.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from embedship.export.probe_texts import adversarial_texts
 from embedship.tokens import Text, Tokenizer
 
 MODEL_TYPE = "static_embedding"
-# sentence-transformers reads texts of any length. A server needs a limit, and counts what it cuts.
+# sentence-transformers reads texts of any length. A server needs a limit, and counts the texts that it truncates.
 _MAX_TOKENS = 8192
 
 
 class StaticBackbone(torch.nn.Module):
-    """The table as a transformer without layers: it returns the row of each token, regardless of the other tokens."""
+    """The table with the interface of a transformer. It returns the row of each token, regardless of other tokens."""
 
     def __init__(self, table: torch.Tensor) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ class StaticCheckpoint(EmbedderCheckpoint):
 
 
 def _freeze_tokenizer(loaded: Any) -> tuple[str, int]:
-    """Return the tokenizer.json without special tokens, truncation and padding, and the longest input in tokens."""
+    """Return the tokenizer.json without special tokens, truncation and padding, and the maximum length in tokens."""
     limit = (loaded.truncation or {}).get("max_length", _MAX_TOKENS)
     content = json.loads(loaded.to_str())
     content["truncation"] = content["padding"] = content["post_processor"] = None

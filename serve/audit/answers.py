@@ -1,4 +1,4 @@
-"""The vectors that the server gave: of texts alone, in batches and at once, with prompts, and as base64."""
+"""The vectors that the server returned: of texts alone, in batches, in concurrent requests, with prompts, as base64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BatchTest(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TextAnswer:
-    """The answer for one text: its vector, (dim,) float32, or why there is none."""
+    """The answer for one text: its vector, (dim,) float32, or the reason why there is none."""
 
     text: str
     vector: Vectors | None = None
@@ -33,7 +33,7 @@ class TextAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
-    """The answers for texts that were sent together. `tokens`: their token count if it is the same for all."""
+    """The answers for texts that were sent together. `tokens`: the token count of each text, if all have the same."""
 
     test: BatchTest
     answers: tuple[TextAnswer, ...]
@@ -43,17 +43,17 @@ class BatchAnswer:
 
 @dataclass(slots=True)
 class AuditAnswers:
-    """All answers of one audit. `largest`: texts of the largest request that was accepted, if one was too large."""
+    """All answers of one audit. `largest`: the size in texts to which requests were reduced, if one was too large."""
 
     alone: dict[str, TextAnswer] = field(default_factory=dict)
     batches: list[BatchAnswer] = field(default_factory=list)
     prompted: dict[str, list[TextAnswer]] = field(default_factory=dict)
     packed: list[TextAnswer] = field(default_factory=list)
-    packed_as_numbers: bool = False  # base64 was requested, and numbers came
+    packed_as_numbers: bool = False  # base64 was requested, but the server returned numbers
     largest: int | None = None
 
     def vectors(self, texts: Iterable[str]) -> tuple[list[str], Vectors]:
-        """Return those of the texts that have a vector of their own, and the vectors, (n, dim)."""
+        """Return the texts that have a vector from a request of their own, and these vectors, (n, dim)."""
         found = [(text, self.alone[text].vector) for text in texts if text in self.alone]
         answered = [(text, vector) for text, vector in found if vector is not None]
         rows = [vector for _, vector in answered]

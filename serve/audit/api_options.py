@@ -18,7 +18,7 @@ from embedship.serve.audit.tolerance import Tolerance
 
 @dataclass(slots=True)
 class OptionVerdict:
-    """Summaries, faults and remarks."""
+    """What a test of an option found: summaries, faults and remarks."""
 
     checks: list[CheckSummary] = field(default_factory=list)
     faults: list[ServerFault] = field(default_factory=list)
@@ -58,7 +58,7 @@ def _used_prompt(
     texts: list[str],
     rows: Vectors,
 ) -> EncodingRecipe | None:
-    """Return the recipe with the prompt that the server used instead of the right one; None if it is right."""
+    """Return the recipe with the prompt that explains the vectors better than the right one; None if there is none."""
     cosines = cosine(reference.vectors(texts, right), rows)
     others = ["", plain.prompt, right.prompt * 2, plain.prompt + right.prompt, *reference.model.prompts.values()]
     for prompt in dict.fromkeys(others):
@@ -82,7 +82,7 @@ def _prompt_fault(
 
 
 def judge_packed(answers: AuditAnswers, alone: Mapping[str, Vectors], floor: float) -> OptionVerdict:
-    """Judge vectors that were requested as base64: they must be those that come as numbers."""
+    """Judge vectors that were requested as base64: they must be the same as the vectors of numbers, `alone`."""
     verdict, packed = OptionVerdict(), answers.packed
     if not packed:
         return verdict
@@ -99,7 +99,7 @@ def judge_packed(answers: AuditAnswers, alone: Mapping[str, Vectors], floor: flo
     else:
         own = np.stack([alone[text] for text, _ in known])
         rows = np.stack([vector for _, vector in known])
-        with np.errstate(invalid="ignore"):  # other bytes, read as float32, are often NaN
+        with np.errstate(invalid="ignore"):  # bytes of another type are often NaN when they are read as float32
             same = cosine(own, rows) if own.shape == rows.shape else np.full(len(own), np.nan)
         wrong = int((~(same >= floor)).sum())
         verdict.checks.append(CheckSummary.from_cosines("base64", "the same as numbers", len(own), same, wrong=wrong))
@@ -109,7 +109,7 @@ def judge_packed(answers: AuditAnswers, alone: Mapping[str, Vectors], floor: flo
 
 
 def _packed_fault(own: Vectors, rows: Vectors) -> ServerFault:
-    """Return what the bytes of the base64 are instead of little-endian float32."""
+    """Return the fault, with the number type of the bytes if they are not little-endian float32."""
     message = "vectors as base64 are not those that come as numbers, and OpenAI's client requests base64 by default"
     raw = [np.ascontiguousarray(row, dtype="<f4").tobytes() for row in rows]
     for name, kind in (("float16", "<f2"), ("float64", "<f8"), ("big-endian float32", ">f4")):

@@ -16,7 +16,7 @@ from embedship.codes import Vectors
 
 
 class InvalidAnswer(ValueError):
-    """A response with status 200 that is not a list of vectors. The message completes "the server ..."."""
+    """A response with status 200 that is not a list of vectors. The message continues a sentence: "the server ..."."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ class EmbeddingApi:
         return [str(each["id"]) for each in _list(_get(answer, "data"), "data") if "id" in each]
 
     def prompt_values(self, model: ModelSpec) -> dict[str, str]:
-        """Return what the API's option for prompts accepts: value -> the prompt that the model has for it."""
+        """Return the values of the API's option for prompts: value -> the prompt of the model that it selects."""
         return {}
 
     def plain_prompt(self, model: ModelSpec, name: str | None) -> str:
-        """Return the prompt of texts that are sent without a prompt. `name`: the one that the server was set to."""
+        """Return the prompt for texts that are sent without one. `name`: the prompt that the server is set to use."""
         return model.prompt(name)
 
 
 class InfinityApi(EmbeddingApi):
-    """Infinity's API: OpenAI's, at another path."""
+    """Infinity's API: the same as OpenAI's, at another path."""
 
     name = "infinity"
     path = "/embeddings"

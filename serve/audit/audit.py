@@ -81,7 +81,7 @@ class ServerAudit:
     def _judge(
         self, texts: AuditTexts, answers: AuditAnswers, ordinary: Sequence[str], rows: Vectors
     ) -> Precision | None:
-        """Judge vectors that have the right number of dimensions. Returns what they are as exact as."""
+        """Judge vectors that have the right number of dimensions. Return the precision that they match, if any."""
         reference = self._reference
         found = vectors.find_recipe(reference, self._expected, self._required, ordinary, rows)
         tolerance = found.tolerance
@@ -133,7 +133,7 @@ class ServerAudit:
         self._remarks += verdict.remarks
 
     def _judge_errors(self, texts: AuditTexts, answers: AuditAnswers) -> None:
-        """Report the texts without a vector. It is no fault to reject an empty text, or one that is too long."""
+        """Report the texts without a vector. A server may reject an unusual text, or one that is too long."""
         most = self._reference.model.max_tokens
         too_long = {text for tokens, text in texts.edge.items() if tokens > most}
         failed = [each for each in answers.alone.values() if each.error and not each.rejected]

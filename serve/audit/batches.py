@@ -1,4 +1,4 @@
-"""Judges texts in batches and at once: each vector must be that of the same text alone."""
+"""Judges texts in batches and in concurrent requests: each vector must be the same as for the text alone."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from embedship.serve.audit.report import CheckSummary, FaultKind, ServerFault
 from embedship.serve.audit.vectors import shown
 
 _ORDER = (BatchTest.TOGETHER, BatchTest.SHUFFLED, BatchTest.MANY, BatchTest.SAME_LENGTH, BatchTest.CONCURRENT)
-# If a larger share of the lengths is wrong, the fault is not one of lengths.
+# If more than this share of the lengths is wrong, the length is not the cause.
 _MOST_LENGTHS = 0.5
 
 
 @dataclass(slots=True)
 class BatchFindings:
-    """What one kind of test found. `lengths`: token count -> lowest cosine, where texts of one length were wrong."""
+    """What one batch test found. `lengths`: token count -> lowest cosine, for each length with wrong vectors."""
 
     texts: int = 0
     rejected: int = 0
     cosines: list[float] = field(default_factory=list)
     wrong: list[tuple[str, float]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    swapped: int = 0  # wrong vectors that are those of another text
+    swapped: int = 0  # number of wrong vectors that belong to another text
     pattern: str = ""
     in_order: bool = True
     lengths: dict[int, float] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class BatchFindings:
 
 @dataclass(frozen=True, slots=True)
 class BatchVerdict:
-    """Summaries and faults of all batch tests. `lengths`: as in BatchFindings, if only lengths are wrong."""
+    """Summaries and faults of all batch tests. `lengths`: as in BatchFindings; empty if the length is not the cause."""
 
     checks: tuple[CheckSummary, ...]
     faults: tuple[ServerFault, ...]
@@ -43,7 +43,7 @@ class BatchVerdict:
 
 
 def judge_batches(batches: Sequence[BatchAnswer], alone: Mapping[str, Vectors], floor: float) -> BatchVerdict:
-    """Compare every vector of the batches with the vector of the same text alone. Texts without one are left out."""
+    """Compare each vector of the batches with the vector of its text in `alone`. Texts without one are left out."""
     found = {test: BatchFindings() for test in _ORDER}
     for batch in batches:
         _compare(found[batch.test], batch, alone, floor)
@@ -84,7 +84,7 @@ def _compare(found: BatchFindings, batch: BatchAnswer, alone: Mapping[str, Vecto
 
 
 def _source(row: Vectors, own: Vectors, floor: float) -> int | None:
-    """Return the place of the text whose vector this is."""
+    """Return the index in `own` of the text that this vector belongs to; None if there is none."""
     cosines = cosine(np.broadcast_to(row, own.shape), own)
     if not np.isfinite(cosines).any():
         return None
@@ -118,7 +118,7 @@ def _faults(found: Mapping[BatchTest, BatchFindings], only_lengths: bool) -> lis
         hint = "they are right by `index`, but many clients ignore it and mix up the texts"
         faults.append(ServerFault(FaultKind.ORDER, message, (hint, f"seen in: {', '.join(unordered)}")))
     others = {test: each for test, each in found.items() if each.wrong and test not in mixed_up}
-    if mixed_up:  # in these batches, the second text has no vector alone in which a mix-up would show
+    if mixed_up:  # SAME_LENGTH cannot show a mix-up: its second text has no vector in `alone`
         others.pop(BatchTest.SAME_LENGTH, None)
     if others and not only_lengths:
         faults.append(_batch_fault(others))

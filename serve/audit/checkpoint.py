@@ -1,4 +1,4 @@
-"""Exports a checkpoint to a temporary bundle, in another process: the server's folder never loads torch."""
+"""Exports a checkpoint to a temporary bundle, in another process: code in serve/ never loads torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embedship.errors import EmbedshipError, EngineError, UsageError
 
-# The plain float32 variant is the reference. Its vectors are compared with those of sentence-transformers.
+# The reference is the plain float32 variant. The export compares its vectors with those of the checkpoint.
 _VARIANTS = "onnx"
 
 

@@ -14,7 +14,7 @@ from embedship.serve.audit.apis import InvalidAnswer
 from embedship.serve.audit.server import AuditedServer, RequestRejected, ServerFailed
 from embedship.serve.audit.texts import AuditTexts
 
-MANY = 64  # texts at once
+MANY = 64  # texts in one request, or in concurrent requests
 _CONNECTIONS = 16
 _PROMPTED_TEXTS = 4
 _SEED = 7
@@ -23,7 +23,7 @@ Advance = Callable[[int], object]
 
 
 class AnswerCollector:
-    """Sends the texts of an audit. `advance` is called with the number of texts just answered."""
+    """Sends the texts of an audit. It calls `advance` with the number of texts after each answer."""
 
     def __init__(self, server: AuditedServer, texts: AuditTexts, model: ModelSpec, advance: Advance) -> None:
         self._server = server
@@ -87,7 +87,7 @@ class AnswerCollector:
         size = min(len(texts), self._answers.largest or len(texts))
         parts = [self._send(texts[start : start + size]) for start in range(0, len(texts), size)]
         if size > 1 and any(answer.rejected for answers, _ in parts for answer in answers):
-            # Each text was accepted alone, so the request is too large. Limits are usually powers of two.
+            # Each text was accepted alone, so the request has too many texts. Limits are usually powers of two.
             self._answers.largest = round_rows(size - 1)
             self._batch(test, texts, tokens)
             return

@@ -1,4 +1,4 @@
-"""Judges texts by their length: where the server truncates, and lengths whose vectors are wrong."""
+"""Judges texts by their length: finds where the server truncates, and lengths with wrong vectors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from embedship.serve.audit.reference import ReferenceModel
 from embedship.serve.audit.report import FaultKind, ServerFault
 from embedship.serve.audit.tolerance import Tolerance
 
-# Lengths at which servers truncate by default.
+# Lengths in tokens at which servers truncate by default.
 _COMMON_LIMITS = (128, 256, 512, 384, 64, 1024, 2048)
 _UNLIMITED = 1 << 30
-_CONFIRMED = 3  # texts that a limit must explain
+_CONFIRMED = 3  # number of texts that a limit must explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def find_truncation(
     suspects: LongTexts,
     right: Sequence[int],
 ) -> EncodingRecipe | None:
-    """Return the recipe with another truncation that explains the longest suspects. `right`: lengths without fault."""
+    """Return the recipe with another truncation that explains the longest suspects. `right`: lengths without faults."""
     if not suspects.texts:
         return None
     for candidate in _candidates(reference, recipe, suspects, right):
@@ -100,7 +100,7 @@ def describe_truncation(
 
 
 def describe_shapes(wrong: Mapping[int, float], several: Mapping[int, float]) -> ServerFault:
-    """Return the fault of wrong lengths: token count -> lowest cosine, of single texts and of several in a request."""
+    """Return the fault. Token count -> lowest cosine: `wrong` for texts alone, `several` for texts in one request."""
     alone, together = (
         ", ".join(f"{tokens} tokens {cosines:.4f}" for tokens, cosines in sorted(each.items())[:12])
         for each in (wrong, several)
@@ -114,7 +114,7 @@ def describe_shapes(wrong: Mapping[int, float], several: Mapping[int, float]) ->
 
 
 def sort_suspects(texts: Sequence[str], tokens: Mapping[str, int], rows: Vectors) -> LongTexts:
-    """Return the texts with their vectors, longest first."""
+    """Return the texts with their (n, dim) vectors, the longest text first."""
     order = sorted(range(len(texts)), key=lambda place: -tokens[texts[place]])
     ordered = [texts[place] for place in order]
     empty = np.empty((0, 0), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Ways to make a vector of a text: the model's own, and the wrong ones that are known from servers."""
+"""Ways to make a vector from a text: the model's own way, and wrong ways that are known from servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from embedship.serve.audit.report import FaultKind
 
 
 class SpecialTokens(StrEnum):
-    """What happens to the special tokens around a text. The values complete "the server ..."."""
+    """What a server does with special tokens around a text. The values continue a sentence: "the server ..."."""
 
     OWN = "adds the model's special tokens"
     NONE = "leaves out the special tokens of the model"
@@ -28,10 +28,10 @@ class SpecialTokens(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EncodingRecipe:
-    """One way to make a vector. The defaults are those of the model.
+    """One way to make a vector. The default values are the model's own.
 
-    `pooling`: None is the model's own, computed by its graph. `limit`: number of tokens that are read, None for the
-    model's own. `change`: a name of TEXT_CHANGES.
+    `pooling`: None is the model's own, computed by its graph. `limit`: maximum number of tokens; None is the
+    model's own. `change`: a key of TEXT_CHANGES, or None.
     """
 
     prompt: str = ""
@@ -52,7 +52,7 @@ def _remove(pattern: str) -> Callable[[str], str]:
 
 
 _LOWER = "converts texts to lower case"
-# What servers do to texts before they tokenise them. The names complete "the server ...".
+# What servers do to texts before they tokenise them. The keys continue a sentence: "the server ...".
 TEXT_CHANGES: Mapping[str, Callable[[str], str]] = MappingProxyType(
     {
         "removes white space at the ends of a text": str.strip,
@@ -73,7 +73,7 @@ TEXT_CHANGES: Mapping[str, Callable[[str], str]] = MappingProxyType(
 
 Hidden = npt.NDArray[np.float32]  # (tokens, hidden size) of one text
 
-# Poolings of one text without padding. "mean without special tokens" leaves out the first and the last token.
+# Pooling functions for one text without padding. "mean without special tokens" leaves out the first and the last token.
 POOLINGS: Mapping[str, Callable[[Hidden], npt.NDArray[np.float32]]] = MappingProxyType(
     {
         "cls": lambda hidden: hidden[0],
@@ -92,7 +92,7 @@ def pool(hidden: Sequence[Hidden], pooling: str) -> Vectors:
 
 
 def wrong_recipes(model: ModelSpec, expected: EncodingRecipe, poolings: Sequence[str]) -> list[EncodingRecipe]:
-    """Return the wrong ways that concern every text, the simplest first. `poolings`: those that can be computed."""
+    """Return the wrong recipes that affect every text, simplest first. `poolings`: the poolings to try."""
     prompts = list(dict.fromkeys(["", expected.prompt * 2, *model.prompts.values()]))
     others = [prompt for prompt in prompts if prompt != expected.prompt]
     found = [replace(expected, prompt=prompt) for prompt in others]
@@ -103,7 +103,7 @@ def wrong_recipes(model: ModelSpec, expected: EncodingRecipe, poolings: Sequence
 
 
 def differences(model: ModelSpec, expected: EncodingRecipe, recipe: EncodingRecipe) -> list[tuple[FaultKind, str]]:
-    """Return what a server with this recipe does wrong: the kind of fault, and a sentence that "the server" begins."""
+    """Return what a server with this recipe does wrong: kinds of fault, and texts that continue "the server ..."."""
     found: list[tuple[FaultKind, str]] = []
     if recipe.pooling is not None:
         found.append((FaultKind.POOLING, _pooling_difference(model, recipe.pooling)))
@@ -117,7 +117,7 @@ def differences(model: ModelSpec, expected: EncodingRecipe, recipe: EncodingReci
 
 
 def name_prompt(model: ModelSpec, prompt: str) -> str:
-    """Return how to name a prompt in a sentence."""
+    """Return the words that name a prompt in a sentence."""
     if not prompt:
         return "no prompt"
     name = next((name for name, text in model.prompts.items() if text == prompt), None)

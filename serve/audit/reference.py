@@ -20,8 +20,8 @@ from embedship.engine.onnxruntime import OnnxRuntimeEngine
 from embedship.errors import EngineError, GateError
 from embedship.serve.audit.recipes import POOLINGS, TEXT_CHANGES, EncodingRecipe, Hidden, SpecialTokens, pool
 
-_HIDDEN = "last_hidden_state"  # the graph's other output, (n, length, hidden size)
-_SAME = 0.9999  # lowest cosine at which the pooled token vectors are the vectors of the model
+_HIDDEN = "last_hidden_state"  # the second output of the graph, (n, length, hidden size)
+_SAME = 0.9999  # lowest median cosine at which a pooling counts as the model's own
 
 
 class ReferenceModel:
@@ -35,7 +35,7 @@ class ReferenceModel:
         self._hidden_engine: OnnxRuntimeEngine | None = None
         self._threads = ThreadPoolExecutor(encoder.engine.streams)
         self._known: dict[tuple[EncodingRecipe, str], np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
-        self._hidden_states: dict[tuple[EncodingRecipe, str], Hidden] = {}  # by the recipe without its pooling
+        self._hidden_states: dict[tuple[EncodingRecipe, str], Hidden] = {}  # the key has the recipe without its pooling
         self._head, self._tail = self.tokenizer.special_tokens
 
     @classmethod
@@ -55,7 +55,7 @@ class ReferenceModel:
         return cls(encoder)
 
     def vectors(self, texts: Sequence[str], recipe: EncodingRecipe) -> Vectors:
-        """Return (n, dim) float32 vectors. A row is NaN if the model cannot compute it."""
+        """Return (n, dim) float32 vectors. A row is NaN if the model cannot compute the text."""
         unknown = [text for text in dict.fromkeys(texts) if (recipe, text) not in self._known]
         for text, row in zip(unknown, self._compute(unknown, recipe), strict=True):
             self._known[recipe, text] = row
@@ -63,9 +63,9 @@ class ReferenceModel:
         return np.stack(rows) if rows else np.empty((0, self.model.dimension), dtype=np.float32)
 
     def poolings(self, texts: Sequence[str], expected: EncodingRecipe) -> list[str]:
-        """Return the poolings that can be computed and differ from the model's. Empty without token vectors.
+        """Return the poolings whose vectors can be computed and differ from the model's. Empty without token vectors.
 
-        The model's own pooling is among them if layers follow it in the model, because a server may leave them out.
+        If layers follow the model's own pooling, that pooling is included, because a server may leave the layers out.
         """
         own = self.vectors(texts, expected)
         found: list[str] = []
@@ -90,9 +90,9 @@ class ReferenceModel:
 
     def _vector(self, batch: Batch) -> Vectors:
         try:
-            # Without a token there is nothing to compute: pad() makes a row of padding.
+            # A text without tokens has no vector: pad() makes a row of padding.
             return self._encoder.engine.encode(batch)[0] if batch.attention_mask.any() else self._nothing()
-        except EngineError:  # a text beyond the positions of the model
+        except EngineError:  # the text has more tokens than the model has positions
             return self._nothing()
 
     def _hidden(self, batch: Batch) -> Hidden:
@@ -124,7 +124,7 @@ class ReferenceModel:
         return pad([self._ids(text, recipe)], self.model.pad_id)
 
     def _ids(self, text: str, recipe: EncodingRecipe) -> list[int]:
-        """Return the token ids of a text by a recipe that does not use the model's own tokens."""
+        """Return the token ids of a text for a recipe with other special tokens, limit or side of truncation."""
         (encoding,) = self.tokenizer.tokenize([text], recipe.prompt, specials=False)
         inner = [*encoding.ids, *(i for part in encoding.overflowing for i in part.ids)]
         times = {SpecialTokens.NONE: 0, SpecialTokens.TWICE: 2}.get(recipe.special_tokens, 1)

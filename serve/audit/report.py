@@ -32,7 +32,7 @@ class FaultKind(StrEnum):
 
 
 class ServerFault(msgspec.Struct, frozen=True):
-    """One fault: a sentence, and the measurements that show it."""
+    """One fault: a message, and the measurements that prove it."""
 
     kind: FaultKind
     message: str
@@ -40,9 +40,9 @@ class ServerFault(msgspec.Struct, frozen=True):
 
 
 class CheckSummary(msgspec.Struct, frozen=True):
-    """One check: its number of texts, how many of them are wrong, and cosines to what they should be.
+    """One check: number of texts, number of wrong ones, and cosines to the vectors in `against`.
 
-    `against`: what the vectors were compared with. None: the server rejected every text.
+    `against`: what the vectors were compared with. A cosine is None if no vector could be compared.
     """
 
     name: str
@@ -57,7 +57,7 @@ class CheckSummary(msgspec.Struct, frozen=True):
     def from_cosines(
         cls, name: str, against: str, texts: int, cosines: npt.NDArray[np.float64], *, wrong: int, rejected: int = 0
     ) -> CheckSummary:
-        """Return the summary of a check with these cosines, (n,). NaN is left out; it counts as wrong."""
+        """Return the summary of a check with these cosines, (n,). NaN cosines are not part of minimum and mean."""
         finite = cosines[np.isfinite(cosines)]
         least, mean = (float(finite.min()), float(finite.mean())) if len(finite) else (None, None)
         rounded = [None if value is None else round(value, 6) for value in (least, mean)]
@@ -65,7 +65,7 @@ class CheckSummary(msgspec.Struct, frozen=True):
 
 
 class AuditReport(msgspec.Struct, frozen=True):
-    """Result of an audit. `precision` is what the vectors are as exact as; None if they are not those of the model."""
+    """Result of an audit. `precision`: the highest one whose floor most ordinary texts meet; None if none."""
 
     url: str
     api: str

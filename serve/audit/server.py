@@ -17,13 +17,13 @@ from embedship.serve.client import HttpAnswer, ServerClient
 
 _BUSY = {429, 502, 503, 504}
 _ATTEMPTS, _LONGEST_WAIT_SECONDS = 4, 10.0
-# Addresses that people give for an OpenAI client end with its version.
+# The base URL of an OpenAI client ends with this version. The paths of the APIs include it.
 _VERSION = "/v1"
 _PROBE = "A text to find out which API this server has."
 
 
 class RequestRejected(Exception):
-    """The server rejected a request: status 4xx. The message is the server's."""
+    """The server rejected a request with status 4xx. The message contains that of the server."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"status {status}: {message}")
@@ -36,7 +36,7 @@ class ServerFailed(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How to reach the server. `api` and `model` are found by asking the server if they are None."""
+    """How to reach the server. If `api` or `model` is None, the audit finds it out from the server."""
 
     url: str
     api: str | None = None
@@ -46,7 +46,7 @@ class ServerOptions:
 
 
 class AuditedServer:
-    """A server and the API through which it is audited. Thread-safe. `requests` counts what was sent."""
+    """A server and the API through which it is audited. Thread-safe. `requests` counts the requests sent."""
 
     def __init__(self, client: ServerClient, api: EmbeddingApi, model: str) -> None:
         self.client = client
@@ -57,7 +57,7 @@ class AuditedServer:
 
     @classmethod
     def find(cls, options: ServerOptions, known_as: str) -> Self:
-        """Find the API and the name of the model. `known_as` is the name that the bundle gives the model.
+        """Find the API and the name of the model. `known_as` is the model's name in the bundle.
 
         Raises EngineError if the server does not answer, UsageError if none of the APIs answers at this address.
         """
@@ -112,7 +112,10 @@ class AuditedServer:
         return answer
 
     def _find_model(self, known_as: str) -> str:
-        """Return the name to send: the only model that the server lists, or the bundle's name if it is listed."""
+        """Return the model name to send: the bundle's name, or the only name that the server lists.
+
+        Raises UsageError if the server lists several names and the bundle's name is not among them.
+        """
         if self.api.models_path is None:
             return known_as
         try:
@@ -127,7 +130,7 @@ class AuditedServer:
 
 
 def _candidates(options: ServerOptions) -> tuple[str, list[EmbeddingApi]]:
-    """Return the address without the path of an API, and the APIs to try there."""
+    """Return the URL without the path of an API, and the APIs to try at this URL."""
     url = options.url.rstrip("/")
     wanted = list(APIS.values())
     if options.api is not None:

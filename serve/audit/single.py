@@ -18,12 +18,12 @@ from embedship.serve.audit.texts import AuditTexts, count_tokens
 from embedship.serve.audit.tolerance import Tolerance
 
 _SHOWN_TEXTS = 3
-_MOST_CONFIRMED = 8  # lengths that are tried with a second text
+_MOST_CONFIRMED = 8  # number of lengths that are confirmed with a second text
 
 
 @dataclass(frozen=True, slots=True)
 class SingleTexts:
-    """Answered texts: (n, dim) vectors, token counts, and cosines to what a recipe gives, (n,) float64."""
+    """Texts with a vector: (n, dim) vectors, token counts, and cosines to the vectors of a recipe, (n,) float64."""
 
     texts: list[str]
     rows: Vectors
@@ -34,9 +34,9 @@ class SingleTexts:
     def measure(
         cls, reference: ReferenceModel, recipe: EncodingRecipe, answers: AuditAnswers, texts: Iterable[str]
     ) -> SingleTexts:
-        """Compare the texts that have a vector with what the recipe gives. Texts that it cannot compute are left out.
+        """Compare the vectors of texts with those of the recipe. Texts without a vector of either kind are left out.
 
-        A recipe without special tokens has none for an empty text.
+        For example, a recipe without special tokens has no vector for an empty text.
         """
         answered, _ = answers.vectors(dict.fromkeys(texts))
         computed = [bool(np.isfinite(row).all()) for row in reference.vectors(answered, recipe)]
@@ -46,14 +46,14 @@ class SingleTexts:
         return cls(known, rows, dict(zip(known, counts, strict=True)), cosines)
 
     def below(self, floor: Callable[[int], float]) -> list[int]:
-        """Return the places of texts whose cosine is below the floor for their token count."""
+        """Return the indexes of texts whose cosine is below the floor for their token count."""
         pairs = zip(self.texts, self.cosines, strict=True)
         return [place for place, (text, value) in enumerate(pairs) if not value >= floor(self.tokens[text])]
 
 
 @dataclass(frozen=True, slots=True)
 class SingleVerdict:
-    """Faults, the texts whose vectors are wrong, and wrong lengths: token count -> lowest cosine."""
+    """Faults, the texts with wrong vectors, and the lengths with wrong vectors: token count -> lowest cosine."""
 
     faults: tuple[ServerFault, ...]
     wrong: frozenset[str]
@@ -102,7 +102,7 @@ def judge_single(
     answers: AuditAnswers,
     embed: Callable[[str], Vectors],
 ) -> SingleVerdict:
-    """Explain the vectors that differ from those of the recipe. `embed` asks the server for one more text, (1, dim)."""
+    """Explain vectors that differ from those of the recipe. `embed` requests the vector of one more text, (1, dim)."""
     by_length = {first: tokens for tokens, (first, _) in texts.lengths.items()}
     group = [*texts.ordinary, *texts.unusual, *by_length, *texts.edge.values()]
     single = SingleTexts.measure(reference, recipe, answers, group)

@@ -1,4 +1,4 @@
-"""Texts of an audit: ordinary, unusual, one per width of tokens, and around the longest text that the model reads."""
+"""Texts of an audit: ordinary, unusual, two per batch width, and around the longest length that the model reads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from embedship.bundle import Bundle
 from embedship.golden_texts import GoldenTexts
 from embedship.tokens import Tokenizer
 
-# Widths above this are not tried: every one costs requests, and seconds on a CPU.
+# Widths above this number of tokens are not tried, because each one needs requests that take seconds on a CPU.
 LONGEST_WIDTH = 512
-# Models that read more tokens than this are not tried at the end of their range: attention needs too much memory.
+# If a model reads more tokens than this, its longest texts are not tried: attention would need too much memory.
 LONGEST_EDGE = 2048
-_OFFSETS = 6  # beginnings that are tried to find a text of exactly n tokens
+_OFFSETS = 6  # number of start words that are tried to find a text of exactly n tokens
 
 # In addition to the adversarial golden texts of the bundle.
 UNUSUAL = (
@@ -37,7 +37,7 @@ UNUSUAL = (
 class AuditTexts:
     """The texts of an audit. Token counts include special tokens and the prompt of plain texts.
 
-    `lengths`: token count -> texts, none longer than the model reads. `edge`: token count -> text, some of them longer.
+    `lengths`: token count -> two texts, not longer than the model reads. `edge`: token count -> text, some are longer.
     """
 
     ordinary: list[str]
@@ -47,7 +47,7 @@ class AuditTexts:
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> Self:
-        """Make the texts for a model whose server should put `prompt` before plain texts."""
+        """Make the texts for an audit. `prompt`: the prompt that the server should put before plain texts."""
         golden = GoldenTexts.load(bundle)
         model = bundle.manifest.pipeline
         ordinary = [text for text in map(str, golden.real) if _fits(tokenizer, text, prompt)]
@@ -62,7 +62,7 @@ class AuditTexts:
                 lengths[width] = (found[0], found[1])
         most = model.max_tokens
         counts = [most - 1, most, most + 1, most + 2, 2 * most] if most <= LONGEST_EDGE else []
-        # No number occurs twice, so that truncation at the wrong end changes the vector.
+        # Each number occurs once, so that truncation at the wrong end changes the vector.
         numbers = [str(n) for n in range(2 * most + 2)] if counts else []
         edge = {n: text for n in counts for text in _texts_of_length(tokenizer, prompt, numbers, n, 1, rotate=False)}
         return cls(ordinary, unusual, lengths, edge)
@@ -82,7 +82,7 @@ def _fits(tokenizer: Tokenizer, text: str, prompt: str) -> bool:
 def _texts_of_length(
     tokenizer: Tokenizer, prompt: str, words: Sequence[str], tokens: int, most: int = 2, *, rotate: bool = True
 ) -> list[str]:
-    """Return up to `most` different texts of exactly `tokens` tokens, made of the words in their order."""
+    """Return up to `most` different texts of exactly `tokens` tokens. Each is made of the words, in their order."""
     texts: list[str] = []
     for attempt in range(_OFFSETS):
         start = (37 * tokens + 101 * attempt) % len(words) if rotate else attempt

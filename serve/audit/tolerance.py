@@ -12,20 +12,22 @@ from embedship.golden_texts import ALONE_FLOOR
 
 Floats = npt.NDArray[np.float64]
 
-# A vector is wrong, although its cosine is above the floor, if its distance is this many times that of ordinary texts.
+# A distance is 1 minus the cosine. A vector is wrong, even if its cosine is above the floor, if its distance is more
+# than _FACTOR times that of ordinary texts, and more than _LEAST.
 _FACTOR = 100.0
-_LEAST = 1e-3  # and at least this; distances are 1 minus the cosine
-# Another recipe explains a vector that is at least this many times nearer to it than to the right one.
+_LEAST = 1e-3
+# Another recipe explains a vector if its distance is at least this many times smaller than that of the right recipe.
 _NEARER = 3.0
-_EXACT = 1e-5  # distance of vectors that two runtimes compute in float32
-# Share of the ordinary texts that decide. The others may have faults of their own, such as a wrong shape.
+_EXACT = 1e-5  # usual distance between the float32 vectors of two runtimes
+# Share of the ordinary texts, nearest first, that `noise` covers. The others may have other faults, such as a wrong
+# shape.
 _MOST = 0.8
-_SHORT_TOKENS = 10  # the bundle's floor for short texts is for 8 tokens and the special ones
+_SHORT_TOKENS = 10  # the bundle's floor for short texts is for 8 tokens plus the special tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Limits of one audit. `noise`: distance of ordinary texts from the vectors that they should have."""
+    """Limits of one audit. `noise`: 4 in 5 ordinary texts are at most this distance from their right vectors."""
 
     floors: ParityFloors
     noise: float
@@ -46,7 +48,7 @@ class Tolerance:
         return 1 - self.noise >= self.floors.minimum
 
     def floor(self, tokens: int) -> float:
-        """Return the lowest cosine of a text of so many tokens that is not wrong."""
+        """Return the lowest cosine at which a text of `tokens` tokens is right."""
         least = self.floors.minimum
         if tokens <= _SHORT_TOKENS and self.floors.short is not None:
             least = min(least, self.floors.short)
@@ -54,7 +56,7 @@ class Tolerance:
 
     @property
     def conspicuous(self) -> float:
-        """The cosine below which a text that is not wrong is worth an explanation."""
+        """The cosine below which the audit looks for an explanation, even if the text is right."""
         return 1 - max(_NEARER * self.noise, 2 * _EXACT)
 
     @property
@@ -63,7 +65,10 @@ class Tolerance:
         return self.floors.minimum if self.precision is Precision.INT8 else ALONE_FLOOR
 
     def explains(self, expected: Floats, other: Floats) -> bool:
-        """Return whether all of the vectors are those of another recipe. Both are cosines, (n,)."""
+        """Return whether another recipe explains all vectors.
+
+        `expected`: cosines to the right recipe, (n,). `other`: cosines to the other recipe, (n,).
+        """
         if not np.isfinite(other).all():
             return False
         near, far = 1 - other, np.nan_to_num(1 - expected, nan=2.0)

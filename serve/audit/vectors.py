@@ -14,15 +14,15 @@ from embedship.serve.audit.reference import ReferenceModel
 from embedship.serve.audit.report import FaultKind, ServerFault
 from embedship.serve.audit.tolerance import Tolerance
 
-_UNIT_LENGTH = 0.01  # how far the length of a normalised vector may be from 1
-_BETTER = 3.0  # a wrong recipe replaces the right one if ordinary texts are this many times nearer to it
-_RELATED = 0.9  # median cosine above which other vectors may be those of this model, computed badly
-_SHOWN = 60  # characters of a text in a message
+_UNIT_LENGTH = 0.01  # allowed difference of a normalised vector's length from 1
+_BETTER = 3.0  # a wrong recipe replaces the right one if `noise` is this many times smaller with it
+_RELATED = 0.9  # above this median cosine, vectors may be those of this model, computed inexactly
+_SHOWN = 60  # number of characters of a text in a message
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeResult:
-    """The recipe that the server uses, None if it is not known, and its tolerance. Faults: where it is not right."""
+    """The recipe that the server uses (None: not known), its tolerance, and what is wrong with this recipe."""
 
     recipe: EncodingRecipe | None
     tolerance: Tolerance
@@ -58,7 +58,7 @@ def find_recipe(
 
 
 def _candidates(reference: ReferenceModel, expected: EncodingRecipe, texts: Sequence[str]) -> Iterator[EncodingRecipe]:
-    """Yield the wrong recipes. The poolings come last, because token vectors have to be computed for them."""
+    """Yield the wrong recipes. Those with poolings are last, because they need token vectors, which take time."""
     yield from (first := wrong_recipes(reference.model, expected, ()))
     others = wrong_recipes(reference.model, expected, reference.poolings(texts, expected))
     yield from (recipe for recipe in others if recipe not in first)
@@ -108,7 +108,7 @@ def judge_dimensions(
 def judge_norms(
     reference: ReferenceModel, expected: EncodingRecipe, texts: Sequence[str], rows: Vectors
 ) -> list[ServerFault]:
-    """Return a fault if vectors are not normalised although the model's are, or the other way round."""
+    """Return a fault if the lengths of vectors differ from the model's and this changes what clients compute."""
     own, given = (np.linalg.norm(each, axis=1) for each in (reference.vectors(texts, expected), rows))
     evidence = (
         f"lengths {given.min():.4f} to {given.max():.4f}; those of the model: {own.min():.4f} to {own.max():.4f}",
@@ -116,7 +116,7 @@ def judge_norms(
     unit = bool(np.abs(given - 1).max() <= _UNIT_LENGTH)
     if reference.model.normalised and not unit:
         return [ServerFault(FaultKind.NORMALISATION, "the server does not normalise the vectors", evidence)]
-    # A cosine ignores lengths, so normalised vectors are right for models that are compared by it.
+    # A cosine ignores lengths, so normalised vectors are right if the model's similarity is the cosine.
     if reference.model.normalised or (unit and reference.model.similarity is Similarity.COSINE):
         return []
     if bool((np.abs(given / own - 1) <= _UNIT_LENGTH).all()):
@@ -126,7 +126,7 @@ def judge_norms(
 
 
 def name_number_format(rows: Vectors) -> str | None:
-    """Return the smaller format that all numbers of the vectors have, None if they need float32."""
+    """Return the smallest number format that represents all numbers of the vectors; None: they need float32."""
     with np.errstate(over="ignore"):
         if bool((rows.astype(np.float16).astype(np.float32) == rows).all()):
             return "float16"
@@ -138,7 +138,7 @@ def name_number_format(rows: Vectors) -> str | None:
 def find_text_changes(
     reference: ReferenceModel, recipe: EncodingRecipe, tolerance: Tolerance, texts: Sequence[str], rows: Vectors
 ) -> dict[str, list[str]]:
-    """Return the changes that explain the vectors of some texts: name of the change -> texts."""
+    """Return the text changes that explain wrong vectors: name of the change -> texts."""
     right = _cosines(reference.vectors(texts, recipe), rows)
     found: dict[str, list[str]] = {}
     for place, text in enumerate(texts):
@@ -153,7 +153,7 @@ def find_text_changes(
 
 
 def shown(text: str) -> str:
-    """Return a text as one short, printable line."""
+    """Return a text as one short, printable line for a message."""
     return ascii(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!a}... ({len(text):,} characters)"
 
 

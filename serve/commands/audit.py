@@ -1,4 +1,4 @@
-"""Command `audit`: does any embeddings server give the right vectors of a model? If not, what is wrong?"""
+"""Command `audit`: finds out whether an embeddings server returns the right vectors of a model, and what is wrong."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class AuditCommandOptions:
 def audit(options: AuditCommandOptions) -> None:
     """Find out whether an embeddings server gives the right vectors of a model, and what is wrong if it does not.
 
-    Sends ordinary and unusual texts, alone, in batches and at once, of every length and with prompts, and compares the
-    vectors with those that the model gives on this machine in float32. The server may be any that has the API of
+    Sends ordinary and unusual texts, alone, in batches and in concurrent requests, at many lengths and with prompts.
+    Compares the vectors with those that the model gives on this machine in float32. The server must have the API of
     OpenAI, text-embeddings-inference, Infinity, Cohere or Ollama.
 
-    Exits 3 with the reasons if vectors are wrong, 1 if the server does not answer, 2 if none of the APIs is found.
+    Exits 3 with the reasons if vectors are wrong, 1 if the server does not answer, 2 if it has none of these APIs.
     """
     report = _run(options)
     if options.as_json:
@@ -91,13 +91,13 @@ def _run(options: AuditCommandOptions) -> AuditReport:
 
     if (options.bundle is None) == (options.checkpoint is None):
         raise UsageError("give the model that the server should serve: --bundle or --checkpoint, one of them")
-    found = ServerOptions(options.url, options.api, options.model, options.api_key_file, options.timeout)
+    server_options = ServerOptions(options.url, options.api, options.model, options.api_key_file, options.timeout)
     if options.checkpoint is not None:
         terminal.messages().print("exporting the checkpoint to a temporary bundle, which takes about a minute")
     source = nullcontext(options.bundle) if options.bundle is not None else exported(str(options.checkpoint))
     with source as folder, ReferenceModel.open(folder) as reference:
         reference.model.prompt(options.prompt_name)  # an unknown name is an error before anything is sent
-        server = AuditedServer.find(found, reference.bundle.manifest.source.name)
+        server = AuditedServer.find(server_options, reference.bundle.manifest.source.name)
         terminal.messages().print(f"{server.client.url} has the API {server.api.name}, model {server.model}")
         return ServerAudit(reference, server, options.precision, options.prompt_name).run()
 

@@ -19,7 +19,7 @@ IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="Index fold
 
 
 class SignReport(msgspec.Struct, frozen=True):
-    """Output of `index sign --json`. `digest` is that of index.json."""
+    """Output of `index sign --json`. `digest` is the digest of index.json."""
 
     index: str
     digest: str
@@ -27,7 +27,7 @@ class SignReport(msgspec.Struct, frozen=True):
 
 
 class VerifyReport(msgspec.Struct, frozen=True):
-    """Output of `index verify --json`. `digest` is that of index.json; `fingerprint` names the model."""
+    """Output of `index verify --json`. `digest` is the digest of index.json; `fingerprint` identifies the model."""
 
     index: str
     digest: str
@@ -71,9 +71,9 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hash every file of an index, and check its signature.
+    """Hash every file of an index. With --key, also check its signature.
 
-    Exits 4 if a file is missing, changed or added, or the signature is missing or wrong.
+    Exits 4 if a file is missing, changed or added, or if the checked signature is missing or wrong.
     """
     stored = manifest.read(index)
     manifest.verify(index, stored)

@@ -1,4 +1,4 @@
-"""Signatures of indexes. See embedship/bundle/signing.py: an index is signed as a bundle is."""
+"""Signatures of indexes. An index is signed in the same way as a bundle: see embedship/bundle/signing.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sign(folder: Path, signer: BundleSigner) -> IndexManifest:
 
 
 def check(folder: Path, key: Path) -> None:
-    """Raise UnsafeError unless the private half of `key` signed the index as it is now.
+    """Raise UnsafeError unless the private key of the public key `key` signed the index in its present state.
 
     Call `manifest.verify` first. Raises UsageError if `key` is not a PEM public key.
     """

@@ -1,4 +1,4 @@
-"""Loaded model: a bundle whose variant is chosen, loaded and verified, with the queue of its devices."""
+"""Loaded model: a bundle with one variant that is loaded and verified, and the queue of its devices."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class LoadedModel:
         counts: ModelMetrics,
         stack: ExitStack,
     ) -> Self:
-        """Verify every device with the golden texts, and the batch shapes unless they are certified on this machine.
+        """Verify every device with the golden texts, and the batch shapes if they are not certified on this machine.
 
-        Everything that is opened here, and the encoder, is closed with `stack`. Raises EngineError, GateError.
+        `stack` closes the encoder and everything that this method opens. Raises EngineError, GateError.
         """
         encoder = stack.enter_context(opened.encoder)
         # The engine of an encoder with worker processes is already a DevicePool. Otherwise its streams become devices.
@@ -92,7 +92,7 @@ class LoadedModel:
 
     @property
     def golden(self) -> GoldenCheck:
-        """Golden check at startup: the lowest cosines of all devices."""
+        """Result of the golden check at startup: the lowest cosines among all devices."""
         return self.pool.checked
 
 
@@ -105,7 +105,7 @@ def open_model(
     counts: ModelMetrics,
     stack: ExitStack,
 ) -> LoadedModel:
-    """Open the named variant of a bundle, or without a name the best one that is right on this machine.
+    """Open the variant `variant` of a bundle; None: the best variant whose vectors are right on this machine.
 
     Raises UsageError, UnsafeError, MissingExtra, EngineError, GateError.
     """

@@ -1,7 +1,7 @@
 """Reload trial: opens new bundles and indexes once in a child process, before a running server opens them.
 
-ONNX Runtime, OpenVINO, FAISS and SQLite parse their files in C and C++. A file that makes one of them crash must not
-crash the running server. The child process opens them with the code of the server.
+ONNX Runtime, OpenVINO, FAISS and SQLite parse files with C and C++ code. If a file makes one of them crash, the running
+server must not crash. The child process opens the files with the same code as the server.
 
     python -m embedship.serve.service.reload_trial < TRIAL.json
 """
@@ -29,15 +29,15 @@ from embedship.serve.service.model import open_model
 from embedship.serve.settings import Settings
 from embedship.serve.telemetry.metrics import ModelMetrics
 
-# Enough to hash and read 100 GB at 200 MB per second, and to compute the batch shapes of a large model.
+# Time limit: enough to hash and read 100 GB at 200 MB per second, and to compute all batch shapes of a large model.
 _SECONDS = 3_600.0
 
-# Lines that the child process writes: before each folder, and at its own end.
+# Lines that the child process writes: _NEXT before each folder, _ENDED when it ends.
 _NEXT, _ENDED = b"next\n", b"ended\n"
 
 
 class BundleTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bundle"):
-    """A bundle to open, and how. `variant` None: the one that is chosen for this machine."""
+    """A bundle to open, and the options for that. `variant` None: the variant that is chosen for this machine."""
 
     path: str
     task: Task
@@ -47,14 +47,14 @@ class BundleTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 class IndexTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="index"):
-    """An index to open and search. `bundle` is the bundle that it was built with."""
+    """An index to open and search. `bundle` is the path of the bundle that it is served with."""
 
     path: str
     bundle: str
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Input of the child process: what it opens, in this order, and the settings of the server that all need."""
+    """Input of the child process: the folders to open, in order, and the server settings that all of them need."""
 
     folders: tuple[BundleTrial | IndexTrial, ...]
     cache: str | None
@@ -63,10 +63,10 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def plan(settings: Settings, known: frozenset[str] = frozenset()) -> Trial:
-    """Return the trial of everything that a server with these settings opens, in the order of ModelService.open.
+    """Return the trial of all folders that a server with these settings opens, in the order of ModelService.open.
 
-    Bundles whose manifest has a digest in `known` are left out: this server has opened the same files before. Raises
-    the errors of Bundle.open.
+    Bundles whose manifest has a digest in `known` are left out, because this server already opened the same files.
+    Raises the errors of Bundle.open.
     """
     folders: list[BundleTrial | IndexTrial] = []
 
@@ -91,9 +91,10 @@ def plan(settings: Settings, known: frozenset[str] = frozenset()) -> Trial:
 
 
 def require_openable(trial: Trial, seconds: float = _SECONDS) -> None:
-    """Raise UnsafeError if a child process crashes or does not end while it opens the folders of `trial`.
+    """Open the folders of `trial` in a child process. Raise UnsafeError if it crashes or does not end in `seconds`.
 
-    A folder that the child process rejects is not an error here: opening it in the server reports the reason.
+    If the child process only rejects a folder, this is not an error here: the server then opens it and reports the
+    reason.
     """
     if not trial.folders:
         return
@@ -123,7 +124,7 @@ def _message(trial: Trial, output: bytes, ending: str) -> str:
 
 
 def _run(trial: Trial, report: int) -> None:
-    """Open the folders of the trial, and write a line to the file descriptor `report` before each."""
+    """Open the folders of the trial. Before each folder, write a line to the file descriptor `report`."""
     for folder in trial.folders:
         os.write(report, _NEXT)
         if isinstance(folder, BundleTrial):
@@ -155,7 +156,7 @@ def _search_index(tried: IndexTrial) -> None:
 
 
 def main() -> None:
-    """Run the trial on stdin. What libraries print does not reach the server."""
+    """Run the trial that stdin contains. Output of libraries does not reach the server."""
     report = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with suppress(OSError):  # if memory runs out, the kernel ends this process before the server

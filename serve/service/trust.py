@@ -1,6 +1,7 @@
-"""Trust: refuses bundles and indexes without the signature or the digest that the operator demands.
+"""Trust: refuses bundles and indexes that lack the signature or the digest that the operator requires.
 
-It is the first step of opening a service, at the start and in a reload, so no parser reads a refused file.
+This is the first step of opening a service, at the start and in a reload. The server therefore does not parse the
+graph, the tokenizer or the index of a refused folder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from embedship.serve.settings import Settings
 def require_trusted(settings: Settings) -> None:
     """Check every bundle and index of the settings. Without --key and --digests, nothing is checked.
 
-    Raises UnsafeError for a wrong or missing signature, MismatchError for another digest, UsageError for a wrong key.
+    Raises UnsafeError for a wrong or missing signature, MismatchError for a digest that is not listed, UsageError for a
+    file that is not a public key.
     """
     if not settings.key and not settings.expected_digests:
         return

@@ -1,7 +1,7 @@
-"""Options of /v1/embeddings and /embeddings: those of OpenAI, and those that other services add to the same route.
+"""Options of /v1/embeddings and /embeddings: OpenAI's options, and those that other services add to the same route.
 
-Unknown fields are ignored there, because each release of OpenAI's clients sends more of them. A known option that
-changes the vectors is honoured or refused, because a client cannot see that the vectors are not the ones it asked for.
+These routes ignore unknown fields, because each release of OpenAI's clients sends more of them. A known option that
+changes the vectors is applied or rejected, because a client cannot see that vectors are not those it requested.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from embedship.serve.errors import Invalid
 from embedship.serve.http.routes import common
 from embedship.serve.schemas import EmbeddingsOptions
 
-# Purposes of a text, as other services name them, and names of prompts. The first prompt that the model has is used, or
-# else its default prompt.
+# Purpose of a text, as other services call it -> names of prompts. The first of these prompts that the model has is
+# used. If it has none of them, its default prompt is used.
 _DOCUMENT = ("document", "passage", "corpus")
 PROMPTS = {
     "search_query": ("query",),  # Cohere
@@ -30,7 +30,7 @@ PROMPTS = {
     "separation": ("clustering",),
 }
 
-# Options that this server does not have, with the values that change nothing.
+# Options that this server does not support, with the values that are accepted because they change nothing.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "output_dtype": ("float",),
     "late_chunking": (False,),
@@ -43,7 +43,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 
 
 class VectorOptions(NamedTuple):
-    """Options of a request, independent of the service whose names it used."""
+    """Options of a request, independent of the service whose option names the request uses."""
 
     prompt_name: str | None
     dimensions: int | None
@@ -58,7 +58,7 @@ def prompt_for(purpose: str, model: ModelSpec) -> str | None:
 
 
 def resolve(request: EmbeddingsOptions, model: ModelSpec) -> VectorOptions:
-    """Return the options of a request. Raises Invalid, with the name of the option."""
+    """Return the options of a request. Raises Invalid, with the name of the wrong option."""
     for field, neutral in _NEUTRAL.items():
         if (value := getattr(request, field)) is not None and value not in neutral:
             raise Invalid(f"{field}: {value!r} is not supported on this route; remove the option.", field)
@@ -94,7 +94,7 @@ def _prompt_name(request: EmbeddingsOptions, model: ModelSpec) -> str | None:
 
 
 def _truncate(request: EmbeddingsOptions) -> bool:
-    """Return whether texts that are too long are truncated; otherwise they are rejected."""
+    """Return whether texts that are too long are truncated. If not, they are rejected."""
     common.check_direction(request.truncation_direction)
     if request.truncate == "START":
         raise Invalid(

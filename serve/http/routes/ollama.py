@@ -17,10 +17,10 @@ from embedship.serve.service.service import ModelService
 
 
 class OllamaOptions(Strict, frozen=True):
-    """Options of Ollama's models. Only `num_ctx` could change a vector: it may not be below the model's length."""
+    """Options of Ollama's models. Only `num_ctx` could change a vector: it must be at least the model's length."""
 
     num_ctx: int | None = None
-    # Sampling of generated text.
+    # Options for sampling generated text: ignored.
     seed: int | None = None
     temperature: float | None = None
     top_k: int | None = None
@@ -39,7 +39,7 @@ class OllamaOptions(Strict, frozen=True):
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
     stop: str | list[str] | None = None
-    # How the model is run.
+    # Options for running the model: ignored.
     numa: bool | None = None
     num_batch: int | None = None
     num_gpu: int | None = None
@@ -55,7 +55,7 @@ class OllamaRequest(Strict, frozen=True):
 
     input: str | list[str]
     model: str | None = None
-    truncate: bool | None = None  # null and true truncate texts that are too long, false rejects them
+    truncate: bool | None = None  # texts that are too long: null and true truncate them, false rejects them
     dimensions: Dimensions | None = None
     options: OllamaOptions | None = None
     keep_alive: str | int | float | None = None  # ignored: the model always stays loaded
@@ -101,7 +101,7 @@ class OllamaRoutes:
         return Response(await common.serialise(body, len(vectors)), headers=common.truncation_headers(encoded))
 
     def _check(self, options: OllamaOptions | None) -> None:
-        """Raise Invalid for a shorter context than the model's, which would truncate texts earlier."""
+        """Raise Invalid if `num_ctx` is below the model's maximum length, because it would truncate texts earlier."""
         length = self._model.max_tokens
         if options and options.num_ctx is not None and options.num_ctx < length:
             raise Invalid(

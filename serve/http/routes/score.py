@@ -1,4 +1,4 @@
-"""Routes for clients of vLLM's score API: POST /score and /v1/score, the scores of pairs of texts in their order."""
+"""Routes for clients of vLLM's score API: POST /score and /v1/score. They return the scores of text pairs, unsorted."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from embedship.serve.telemetry.request_context import Priority
 
 
 class ScoreRequest(Strict, frozen=True):
-    """Each text of `text_1` is paired with the one of `text_2` at the same place, a single one with every text there.
+    """Each text of `text_1` is paired with the text at its position in `text_2`; a single `text_1` is paired with all.
 
-    Scores are between 0 and 1; with `use_activation` false they are the logits of the model. A request with `priority`
-    above 0 gets the priority `bulk`.
+    Scores are between 0 and 1. If `use_activation` is false, they are the logits of the model. If `priority` is above
+    0, the request has the priority `bulk`.
     """
 
     text_1: str | list[str]
@@ -31,7 +31,7 @@ class ScoreRequest(Strict, frozen=True):
     use_activation: bool | None = None
     activation: bool | None = None  # an older name of use_activation
     softmax: bool | None = None  # the oldest name
-    truncate_prompt_tokens: Literal[-1] | None = None  # -1: the length of the model, where pairs are always truncated
+    truncate_prompt_tokens: Literal[-1] | None = None  # -1: the model's maximum length, which is always used
     priority: Annotated[int, Meta(ge=0, le=999)] | None = None
 
 
