@@ -151,7 +151,7 @@ def test_an_id_with_a_slash_and_more(shared: Any) -> None:
         ({"documents": [{"id": str(n), "text": "x"} for n in range(65)]}, 413, "65 texts; the maximum is 64"),
         ({"delete": [str(n) for n in range(65)]}, 413, "65 texts; the maximum is 64"),
         ({"documents": [{"id": "a", "text": "x" * 10_001}]}, 413, "text 0 has 10001 characters"),
-        ({"documents": [{"id": "a", "text": "x", "metadata": [1]}]}, 422, "Expected `object`"),
+        ({"documents": [{"id": "a", "text": "x", "metadata": [1]}]}, 422, "Expected `object | null`"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(shared: Any, body: dict[str, Any], status: int, sentence: str) -> None:

@@ -79,7 +79,6 @@ def test_overloaded_and_unauthorised(fresh: Callable[..., Any], guarded: Path) -
         ("/v2/rerank", ApiDialect.COHERE),
         ("/embeddings/x", ApiDialect.INFINITY),
         ("/embed_all", ApiDialect.FLAT),
-        ("/", ApiDialect.FLAT),
     ],
 )
 def test_a_lost_request_is_told_so_by_its_neighbours(api: Any, path: str, dialect: ApiDialect) -> None:
