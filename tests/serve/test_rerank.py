@@ -215,7 +215,8 @@ def test_a_search_is_re_ranked(ranks: Asked, passages: list[dict[str, Any]]) -> 
     np.testing.assert_allclose([each["score"] for each in hits], [each["score"] for each in scored[:5]], atol=1e-2)
     assert [each["retrieved"]["rank"] for each in hits] == [each["index"] + 1 for each in scored[:5]]
     for each in hits:
-        assert each["retrieved"]["score"] == plain[each["retrieved"]["rank"] - 1]["score"]
+        # Last bits of the query's vector may depend on what it was computed with.
+        assert each["retrieved"]["score"] == pytest.approx(plain[each["retrieved"]["rank"] - 1]["score"], rel=1e-5)
     assert "retrieved" not in plain[0]
     alone = ranks.post("/search", {"query": [QUERY, "zip"], "k": 5})
     assert reply.json()["usage"]["total_tokens"] > 20 * alone.json()["usage"]["total_tokens"]
