@@ -239,10 +239,10 @@ class ChosenVariant(NamedTuple):
     warning: str | None
 
 
-T = TypeVar("T")
+OpenedT = TypeVar("OpenedT")
 
 
-def open_chosen(bundle: Bundle, cache: Path | None, open_variant: Callable[[ChosenVariant], T]) -> T:
+def open_chosen(bundle: Bundle, cache: Path | None, open_variant: Callable[[ChosenVariant], OpenedT]) -> OpenedT:
     """Call `open_variant` with the chosen variant, and return the result. On ShapesError, try the next best variant.
 
     Raises ShapesError if no variant is right on this machine, and the errors of `open_variant`.

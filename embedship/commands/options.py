@@ -14,6 +14,9 @@ import typer
 OptionsT = TypeVar("OptionsT")
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.")]
+PrivateKeyOption = Annotated[
+    Path, typer.Option("--key", help="Private key, PEM, of curve P-256, P-384 or P-521. See docs/pipelines.md.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import msgspec
 import typer
 
 from embedship import terminal
 from embedship.bundle import SIGNATURE, Bundle
 from embedship.bundle.signing import BundleSigner
-from embedship.commands.options import BundleArgument, JsonOption
+from embedship.commands.options import BundleArgument, JsonOption, PrivateKeyOption
 
 
 def sign(
     bundle: BundleArgument,
-    key: Annotated[
-        Path,
-        typer.Option("--key", help="Private key, PEM, of curve P-256, P-384 or P-521. See docs/pipelines.md."),
-    ],
+    key: PrivateKeyOption,
     as_json: JsonOption = False,
 ) -> None:
     """Sign every file of a bundle (OpenSSF model signing, offline). The signature is the file model.sig in the bundle.

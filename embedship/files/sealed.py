@@ -42,6 +42,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the digest of a file as people write it: `sha256:` and 64 hexadecimal digits."""
+    return f"sha256:{sha256_of(path)}"
+
+
 def require_digest(text: str) -> str:
     """Return the text if it is a digest, `sha256:` and 64 hexadecimal digits. Raises UsageError."""
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):

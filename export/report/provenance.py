@@ -11,7 +11,7 @@ import msgspec
 
 from embedship.bundle import Provenance
 from embedship.export.checkpoint.folder import SentenceTransformersFolder
-from embedship.files.sealed import sha256_of
+from embedship.files.sealed import file_digest, sha256_of
 
 if TYPE_CHECKING:
     from embedship.export.options import ExportOptions
@@ -50,6 +50,6 @@ def _text(value: Any) -> str:
 
 def _digests(path: Path) -> str:
     if path.is_file():
-        return f"sha256:{sha256_of(path)}"
+        return file_digest(path)
     inner = sorted(p for p in path.iterdir() if p.is_file())
-    return " ".join(f"{p.name} sha256:{sha256_of(p)}" for p in inner)
+    return " ".join(f"{p.name} {file_digest(p)}" for p in inner)

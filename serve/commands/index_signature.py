@@ -10,7 +10,7 @@ import typer
 
 from embedship import terminal
 from embedship.bundle import SIGNATURE
-from embedship.commands.options import JsonOption
+from embedship.commands.options import JsonOption, PrivateKeyOption
 from embedship.commands.verify import SIGNATURE_MESSAGES, SignatureState
 from embedship.files import sealed
 from embedship.serve.index import manifest
@@ -38,10 +38,7 @@ class VerifyReport(msgspec.Struct, frozen=True):
 
 def sign(
     index: IndexArgument,
-    key: Annotated[
-        Path,
-        typer.Option("--key", help="Private key, PEM, of curve P-256, P-384 or P-521. See docs/pipelines.md."),
-    ],
+    key: PrivateKeyOption,
     as_json: JsonOption = False,
 ) -> None:
     """Sign every file of an index (OpenSSF model signing, offline). The signature is the file model.sig in the index.
@@ -54,7 +51,7 @@ def sign(
 
     signer = BundleSigner.open(key)
     stored = signing.sign(index, signer)
-    report = SignReport(str(index), _digest(index), str(index / SIGNATURE))
+    report = SignReport(str(index), sealed.file_digest(index / manifest.MANIFEST), str(index / SIGNATURE))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
@@ -83,7 +80,9 @@ def verify(
         signing.check(index, key)
     signed = SignatureState.UNCHECKED if (index / SIGNATURE).exists() else SignatureState.NO
     state = SignatureState.VALID if key else signed
-    report = VerifyReport(str(index), _digest(index), stored.fingerprint, len(stored.files), state)
+    report = VerifyReport(
+        str(index), sealed.file_digest(index / manifest.MANIFEST), stored.fingerprint, len(stored.files), state
+    )
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
@@ -91,7 +90,3 @@ def verify(
     console.print(f"{index}: {report.files} files are as built, for model {stored.fingerprint[:12]}", soft_wrap=True)
     console.print(f"{manifest.MANIFEST} {report.digest}", soft_wrap=True)
     console.print(SIGNATURE_MESSAGES[state])
-
-
-def _digest(index: Path) -> str:
-    return f"sha256:{sealed.sha256_of(index / manifest.MANIFEST)}"

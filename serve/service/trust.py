@@ -55,7 +55,7 @@ def _indexes(settings: Settings) -> Iterator[Path]:
 
 
 def _require_digest(path: Path, settings: Settings) -> None:
-    digest = f"sha256:{sealed.sha256_of(path)}"
+    digest = sealed.file_digest(path)
     if settings.expected_digests and digest not in settings.expected_digests:
         raise MismatchError(
             f"{path} has the digest {digest}, which --digests does not list: use the folder that was meant, or add "

@@ -14,7 +14,7 @@ from embedship import hardware, tune, variant_choice
 from embedship.bundle import Bundle, MachineInfo, Objective, RetrievalReport, RetrievalResult, VectorCode
 from embedship.commands import main
 from embedship.encoder import Encoder
-from embedship.errors import GateError, MissingExtra
+from embedship.errors import GateError, MissingExtra, ShapesError
 from embedship.golden_texts import GoldenTexts
 
 FOREIGN = MachineInfo(cpu="another cpu", isa=("asimd",), cores=64.0)
@@ -135,3 +135,37 @@ def test_a_choice_whose_runtime_is_not_installed_here_is_made_again(
     assert settled.warning is not None
     assert "openvino-int8 needs openvino, which is not installed here" in settled.warning
     assert tune.choose_variant(bundle, tmp_path / "b").warning is None, "kept for the next start"
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_refused_variants_are_replaced_until_one_is_right(foreign: Path, tmp_path: Path, wrong: int) -> None:
+    """`wrong` of the two variants have wrong shapes. With none left, the error of the last one is raised."""
+    opened = Bundle.open(foreign)
+    variant_choice.save(opened, msgspec.structs.replace(opened.manifest.choice, machine=hardware.machine()), tmp_path)
+    tried: list[str] = []
+
+    def open_variant(chosen: tune.ChosenVariant) -> tune.ChosenVariant:
+        tried.append(chosen.variant)
+        if len(tried) <= wrong:
+            raise ShapesError(f"{chosen.variant} is wrong")
+        return chosen
+
+    if wrong == 2:
+        with pytest.raises(ShapesError, match=f"{NAMES[1]} is wrong"):
+            tune.open_chosen(opened, tmp_path, open_variant)
+        assert tried == list(NAMES)
+        return
+    used = tune.open_chosen(opened, tmp_path, open_variant)
+    assert used.variant == NAMES[wrong]
+    assert (used.warning is None) == (wrong == 0)
+
+
+def test_without_other_variants_a_refused_one_is_an_error(foreign: Path, tmp_path: Path) -> None:
+    opened = Bundle.open(foreign)
+    only = Bundle(opened.folder, opened.manifest, only=NAMES[0])
+
+    def open_variant(chosen: tune.ChosenVariant) -> None:
+        raise ShapesError(f"{chosen.variant} is wrong")
+
+    with pytest.raises(ShapesError, match=f"{NAMES[0]} is wrong"):
+        tune.open_chosen(only, tmp_path, open_variant)
